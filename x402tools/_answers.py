@@ -1,0 +1,113 @@
+"""What an answer of the service means: its JSON, or the error it stands for."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any, Callable, Dict, List, Mapping, Optional, TypeVar
+
+from x402tools._http import Reply
+from x402tools.errors import EXCERPT_LENGTH, APIError, error_for_status
+
+Model = TypeVar("Model")
+
+
+def check(reply: Reply, *, envelope: bool) -> Reply:
+    """The reply, if it is a success.
+
+    Raises:
+        APIError: the class for the status; see `errors.error_for_status`.
+    """
+    if 200 <= reply.status < 300:
+        return reply
+    data = _json_or_none(reply.body)
+    said = data.get("error") if isinstance(data, dict) else None
+    message = str(said)[:EXCERPT_LENGTH] if said else f"the service answered {reply.status} without saying why"
+    raise error_for_status(reply.status, message, envelope=envelope)(
+        message,
+        reply.status,
+        data if isinstance(data, dict) else None,
+        request_id=request_id(reply.headers),
+        retry_after=retry_after(reply.headers),
+        body=None if isinstance(data, dict) else excerpt(reply.body),
+    )
+
+
+def parse(reply: Reply, build: Callable[[Any], Model]) -> Model:
+    """What `build` makes of the reply's JSON.
+
+    Raises:
+        APIError: the body is not JSON, or not what the contract promises for this call.
+    """
+    try:
+        return build(json.loads(reply.body.decode("utf-8-sig")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise unexpected(reply, error) from None
+
+
+def unexpected(reply: Reply, error: Exception) -> APIError:
+    """The error for a success whose body is not the JSON promised."""
+    reason = f"{type(error).__name__}: {error}"[:200]
+    return APIError(
+        f"the service answered {reply.status}, but not with the JSON promised ({reason})",
+        reply.status,
+        request_id=request_id(reply.headers),
+        body=excerpt(reply.body),
+    )
+
+
+def list_of(build: Callable[[Dict[str, Any]], Model]) -> Callable[[Any], List[Model]]:
+    """A builder for a bare JSON list."""
+
+    def build_all(data: Any) -> List[Model]:
+        if not isinstance(data, list):
+            raise TypeError("not a list")
+        return [build(member) for member in data]
+
+    return build_all
+
+
+def request_id(headers: Mapping[str, str]) -> Optional[str]:
+    """What the service or the proxy before it calls this request."""
+    found = headers.get("X-Request-Id") or headers.get("X-Railway-Request-Id")
+    return found[:200] if found else None
+
+
+def retry_after(headers: Mapping[str, str]) -> Optional[float]:
+    """Seconds to wait as `Retry-After` says: a number, or an HTTP date seen by the service's own clock (`Date`).
+
+    None when the header is missing or junk; never negative.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        moment = _http_date(value)
+        if moment is None:
+            return None
+        now = _http_date(headers.get("Date", ""))
+        seconds = moment - (now if now is not None else time.time())
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def excerpt(body: bytes) -> Optional[str]:
+    """The beginning of a body, for people to read."""
+    return body[:EXCERPT_LENGTH].decode("utf-8", "replace") if body else None
+
+
+def _http_date(text: str) -> Optional[float]:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def _json_or_none(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None

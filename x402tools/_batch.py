@@ -1,0 +1,136 @@
+"""A batch of events as one value of the spool: compressed JSON behind a version, a flag and a checksum.
+
+    byte 0      format, now 1
+    byte 1      1 when the payload is compressed with zlib, else 0
+    bytes 2-5   CRC32 of the payload, because neither SQLite nor a file system notices a flipped bit
+    the rest    the payload: ["<recorder>", [[number, envelope_id, amount, metadata, milliseconds, events?], ...]]
+
+`metadata` is null, an object, or a string that holds JSON text. `events` stands there only when the POST counts for
+more than one event. Nothing here is ever pickled, so reading a hostile file runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import List, NamedTuple, Sequence, Tuple, Union
+
+from x402tools._event import Event, Metadata, event_id
+
+FORMAT = 1
+
+# More in one batch would hold the interpreter lock for longer than a request should ever wait (about a millisecond),
+# fewer would cost more per event.
+MOST_EVENTS = 500
+
+# Below this many bytes compressing saves little.
+_WORTH_COMPRESSING = 512
+_FASTEST = 1  # zlib level; the higher ones save a few per cent more and cost several times the time
+
+# The largest batch there can be: 500 events with 64 KiB of metadata each. A larger one was not written by us.
+_LARGEST_PAYLOAD = 64 * 1024 * 1024
+
+_HEADER = struct.Struct(">BBI")
+
+
+class CorruptBatchError(ValueError):
+    """The value is not a batch, or not the one that was written."""
+
+
+class Post(NamedTuple):
+    """A frozen POST: nothing in it ever changes, so every attempt sends the same bytes under the same key."""
+
+    key: str
+    envelope_id: str
+    amount: int
+    metadata: Metadata
+    recorded_at: float  # seconds since 1970; of the oldest event it counts for
+    events: int = 1
+
+    def body(self) -> bytes:
+        """The body of the POST: exactly the fields that the wire contract names."""
+        head = json.dumps({"envelopeId": self.envelope_id, "amount": self.amount}, separators=(",", ":"))
+        if self.metadata is None:
+            return head.encode("ascii")
+        metadata = self.metadata if isinstance(self.metadata, str) else json.dumps(self.metadata, separators=(",", ":"))
+        return f'{head[:-1]},"metadata":{metadata}}}'.encode()
+
+
+class EncodedBatch(NamedTuple):
+    """A batch ready for the spool. Its id makes storing it twice impossible."""
+
+    id: str
+    events: int
+    units: int
+    value: bytes
+
+
+def encode(recorder: str, batch_number: int, events: Sequence[Event]) -> EncodedBatch:
+    """The batch of these events, which all belong to one recorder."""
+    rows = [
+        (number, envelope_id, amount, metadata, int(recorded_at * 1000))
+        for number, envelope_id, amount, metadata, recorded_at in events
+    ]
+    units = sum(row[2] for row in rows)
+    return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(recorder, rows))
+
+
+def encode_posts(batch_id: str, posts: Sequence[Post]) -> EncodedBatch:
+    """The batch of these POSTs, which keep the keys they have."""
+    rows = [
+        (post.key, post.envelope_id, post.amount, post.metadata, int(post.recorded_at * 1000), post.events)
+        for post in posts
+    ]
+    return EncodedBatch(
+        batch_id, sum(post.events for post in posts), sum(post.amount for post in posts), _seal("", rows)
+    )
+
+
+def _seal(recorder: str, rows: Sequence[Tuple[object, ...]]) -> bytes:
+    payload = json.dumps([recorder, rows], separators=(",", ":"), allow_nan=False).encode("ascii")
+    compressed = len(payload) > _WORTH_COMPRESSING
+    if compressed:
+        payload = zlib.compress(payload, _FASTEST)
+    return _HEADER.pack(FORMAT, compressed, zlib.crc32(payload)) + payload
+
+
+def decode(value: bytes) -> List[Post]:
+    """The POSTs of a batch, in the order in which they were recorded.
+
+    Raises:
+        CorruptBatchError: a checksum, a format or a type is not what it has to be.
+    """
+    try:
+        form, compressed, checksum = _HEADER.unpack_from(value)
+        payload = value[_HEADER.size :]
+        if form != FORMAT:
+            raise CorruptBatchError(f"batch format {form} is not known to this version")
+        if zlib.crc32(payload) != checksum:
+            raise CorruptBatchError("checksum differs")
+        if compressed:
+            payload = _inflate(payload)
+        recorder, rows = json.loads(payload)
+        return [_post(recorder, *row) for row in rows]
+    except (struct.error, zlib.error, ValueError, TypeError) as error:
+        raise CorruptBatchError(str(error)) from None
+
+
+def _inflate(payload: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(payload, _LARGEST_PAYLOAD)
+    if inflater.unconsumed_tail:
+        raise CorruptBatchError("batch is larger than any that is written")
+    return inflated
+
+
+def _post(
+    recorder: str,
+    number: Union[int, str],
+    envelope_id: str,
+    amount: int,
+    metadata: Metadata,
+    milliseconds: int,
+    events: int = 1,
+) -> Post:
+    return Post(event_id(recorder, number), envelope_id, amount, metadata, milliseconds / 1000, events)

@@ -1,0 +1,252 @@
+"""SQL on one SQLite file, through the connection thread of sqlitedict; the only door to sqlitedict and sqlite3.
+
+sqlitedict gives every caller of a process one connection, on a thread of its own. Left to itself it also hangs for
+ever when a commit fails, hands errors to whichever thread asks next, turns syncing off, and pickles. So:
+
+* each exchange (statements, and the wait for the last answer) happens under one lock, so an error reaches its cause;
+* the wait has a deadline and watches that the thread is alive; a dead or stuck thread is abandoned for a new one;
+* BEGIN, COMMIT and ROLLBACK are sent as text, which reports errors; `commit()` and `close()` are never called;
+* WAL and the sync level are set and read back;
+* our own encoded bytes go in and out as bound parameters, and the pickling codec is replaced where it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+
+import sqlitedict
+
+from x402tools import _process
+from x402tools.errors import SpoolError
+
+Statement = Tuple[str, Sequence[Any]]
+Row = Tuple[Any, ...]
+
+DatabaseError = sqlite3.Error
+
+# SQLite waits this long for another process's lock before it says "database is locked". Seconds.
+BUSY_TIMEOUT = 2.0
+
+# Longer than SQLite itself may wait, so that running out of it means that the thread is stuck. Seconds.
+_DEADLINE = 12.0
+_LOOK_EVERY = 0.05  # seconds between looks whether the thread is alive
+
+_META_TABLE = "meta"
+_SYNC_LEVELS = {"NORMAL": 1, "FULL": 2}
+
+# sqlitedict prints eighteen lines for a failed statement when logging is not configured; the error itself reaches us.
+_quiet = logging.getLogger("sqlitedict")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+def plain(path: str) -> sqlite3.Connection:
+    """A connection without sqlitedict, for what happens before it opens the file. Close it at once."""
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+
+
+def prepare(path: str, schema: Sequence[str]) -> None:
+    """Creates what is missing in the file, on a plain connection, before sqlitedict opens it.
+
+    sqlitedict would hang if creating its own table failed on a full disk, and some settings only take effect before
+    the first table exists.
+
+    Raises:
+        sqlite3.Error: the file is no database, is damaged, or cannot be written.
+    """
+    connection = plain(path)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        meta = f"CREATE TABLE IF NOT EXISTS {_META_TABLE} (key TEXT PRIMARY KEY, value BLOB)"  # as sqlitedict makes it
+        for statement in ("BEGIN IMMEDIATE", meta, *schema, "COMMIT"):
+            connection.execute(statement)
+    finally:
+        connection.close()
+
+
+class Transaction:
+    """The statements of one transaction. They are sent together, because every wait costs two changes of thread."""
+
+    def __init__(self, exchange: Callable[[Sequence[Statement]], List[Row]], kind: str) -> None:
+        self._exchange = exchange
+        self._waiting: List[Statement] = [(f"BEGIN {kind}", ())]
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """Adds a statement; its failure shows at the next `rows` or at the end."""
+        self._waiting.append((sql, parameters))
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
+        """Runs what was added and then this statement; its rows."""
+        statements, self._waiting = [*self._waiting, (sql, parameters)], []
+        return self._exchange(statements)
+
+    def commit(self) -> None:
+        # In two exchanges: COMMIT sent along with the rest would commit the good half when one statement had failed.
+        self._exchange(self._waiting)
+        self._exchange([("COMMIT", ())])
+
+
+class Connection:
+    """Runs SQL on one file for all threads of this process. A forked child has to make its own.
+
+    Args:
+        path: the file; `prepare` has run on it.
+        sync: "FULL" syncs at every commit; "NORMAL" leaves that to `sync()` and to checkpoints.
+    """
+
+    def __init__(self, path: str, sync: str) -> None:
+        self._path = path
+        self._sync = sync
+        self._lock = threading.RLock()  # guards the one exchange under way with the connection thread
+        self._dict: Optional[Any] = None  # sqlitedict has no types
+        _process.forget_after_fork(self)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
+        """Runs one statement; all its rows. Give it a LIMIT.
+
+        Raises:
+            SpoolError: the statement failed, or the connection thread did not answer.
+        """
+        with self._lock:
+            return self._exchange([(sql, parameters)])
+
+    @contextmanager
+    def transaction(self, kind: str = "IMMEDIATE") -> Iterator[Transaction]:
+        """What is run inside happens as a whole when the block ends, or not at all when it raises.
+
+        Args:
+            kind: "IMMEDIATE" to write: one that begins as a reader fails at its first write if another process wrote
+                in between. "DEFERRED" only to read, from one moment, without keeping writers out.
+
+        Raises:
+            SpoolError: nothing was changed, unless the very last step failed with an I/O error: then nobody can say,
+                and what is repeated must be harmless to repeat.
+        """
+        with self._lock:
+            transaction = Transaction(self._exchange, kind)
+            try:
+                yield transaction
+                transaction.commit()
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def sync(self) -> None:
+        """Syncs everything committed so far, whatever the sync level."""
+        with self._lock:
+            if self._sync != "FULL":
+                self._exchange([("PRAGMA synchronous=FULL", ())])
+                try:
+                    with self.transaction() as transaction:
+                        transaction.run(f"REPLACE INTO {_META_TABLE} VALUES ('synced', ?)", (str(time.time()),))
+                finally:
+                    self._exchange([(f"PRAGMA synchronous={self._sync}", ())])
+
+    def close(self) -> None:
+        """Ends the connection thread. What was committed stays; statements after this open the file again."""
+        with self._lock:
+            opened, self._dict = self._dict, None
+            if opened is not None:
+                opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
+                opened.conn.join(_DEADLINE)
+                opened.conn = None
+
+    def forget(self) -> None:
+        """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
+        opened, self._dict = self._dict, None
+        self._lock = threading.RLock()
+        if opened is not None:
+            opened.conn = None
+
+    def _exchange(self, statements: Sequence[Statement]) -> List[Row]:
+        """Sends statements in order and waits for the rows of the last; any failure of any of them is raised."""
+        if not statements:
+            return []
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        try:
+            thread = self._open().conn
+            for sql, parameters in statements[:-1]:
+                thread.execute(sql, parameters)
+            sql, parameters = statements[-1]
+            thread.execute(sql, parameters, answers)
+            rows: List[Row] = []
+            deadline = time.monotonic() + _DEADLINE
+            while True:
+                answer = self._next_answer(answers, thread, deadline)
+                if answer == _NO_MORE:
+                    thread.check_raise_error()
+                    return rows
+                rows.append(answer)
+        except sqlite3.Error as error:
+            raise SpoolError(f"{self._path}: {error}") from error
+
+    def _next_answer(self, answers: "queue.SimpleQueue[Any]", thread: threading.Thread, deadline: float) -> Any:
+        while True:
+            try:
+                return answers.get(timeout=_LOOK_EVERY)
+            except queue.Empty:
+                if thread.is_alive() and time.monotonic() < deadline:
+                    continue
+            self._abandon()
+            raise SpoolError(f"{self._path}: the connection thread died or got stuck; a new one is opened")
+
+    def _roll_back(self) -> None:
+        try:
+            if self._dict is not None:
+                self._exchange([("ROLLBACK", ())])
+        except SpoolError:
+            pass  # SQLite has rolled back by itself, or the connection is gone and with it the transaction
+
+    def _open(self) -> Any:
+        if self._dict is None:
+            self._dict = self._connect()
+        return self._dict
+
+    def _connect(self) -> Any:
+        if not os.path.exists(self._path):  # SQLite would make an empty one, and nobody would notice the loss
+            raise SpoolError(f"{self._path}: the spool file is gone")
+        try:
+            opened = sqlitedict.SqliteDict(
+                self._path,
+                tablename=_META_TABLE,
+                journal_mode="WAL",
+                outer_stack=False,  # a stack trace per statement otherwise
+                encode=json.dumps,
+                decode=json.loads,
+            )
+        except Exception as error:  # sqlite3.Error or RuntimeError, from its thread
+            raise SpoolError(f"{self._path}: {error}") from error
+        self._dict = opened
+        self._exchange(
+            [
+                (f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}", ()),
+                (f"PRAGMA synchronous={self._sync}", ()),
+                ("PRAGMA trusted_schema=OFF", ()),
+                ("PRAGMA cell_size_check=ON", ()),
+                (f"PRAGMA journal_size_limit={8 * 1024 * 1024}", ()),
+            ]
+        )
+        level = self._exchange([("PRAGMA synchronous", ())])
+        mode = self._exchange([("PRAGMA journal_mode", ())])
+        if level != [(_SYNC_LEVELS[self._sync],)] or mode != [("wal",)]:
+            self._abandon()
+            raise SpoolError(f"{self._path}: this file system cannot keep a write-ahead log (a network drive?)")
+        return opened
+
+    def _abandon(self) -> None:
+        opened, self._dict = self._dict, None
+        if opened is not None:
+            opened.conn.close(force=True)
+            opened.conn = None  # or its __del__ would queue another end
+
+
+_NO_MORE = sqlitedict._RESPONSE_NO_MORE

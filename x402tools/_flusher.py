@@ -1,0 +1,412 @@
+"""Takes the oldest sealed POSTs from the store, has them delivered, and settles them. Knows neither HTTP nor SQLite.
+
+One thread, the flusher, owns everything here and needs no lock. Sender threads only do the waiting:
+
+    store ──load──► ready ──hand out──► senders ──► inbox ──note──► acknowledged, buried ──settle──► store
+                      ▲                                  └──► waiting (back-off) ──┐
+                      └────────────────────────────────────────────────────────────┘
+
+Everything the thread is told comes through the inbox: answers of the senders, and reasons to look up (None). A POST
+counts as pending until `settle` has returned; a crash before that sends it again under the same key.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
+
+from x402tools._batch import Post
+from x402tools._gate import Gate
+from x402tools._retry import Backoff
+from x402tools._store import Acknowledgement, Burial, Place, Store
+from x402tools._verdict import DELIVERED, Move, Verdict, judge
+from x402tools.errors import APIConnectionError, SpoolError, X402Error
+
+log = logging.getLogger("x402tools")
+
+Deliver = Callable[[bytes, str], None]
+
+# A process that dies sends again what it had not settled: keep that time short, but a commit for every POST would
+# cost as much as the POST. Seconds, POSTs.
+SETTLE_EVERY = 0.04
+SETTLE_AT = 200
+
+# Read ahead for about a tenth of a second of sending, not further: what is read is held in memory.
+_LOW_WATER = 300  # POSTs
+_BATCHES_PER_LOAD = 20
+
+# POSTs held in memory at the most, those that wait for their next attempt included.
+_MOST_HELD = 20_000
+
+# How long one POST waits after a failure: short at first, because most failures are passing ones. Seconds.
+_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.1, 60.0, 0.01
+
+_STANDBY = 0.5  # seconds between attempts to become the one that delivers
+_STORE_TROUBLE = 0.5  # seconds to wait after the store failed
+_IDLE = 60.0  # seconds; a wake-up comes through the inbox
+
+
+class Delivery:
+    """A sealed POST in the hands of the flusher."""
+
+    __slots__ = ("attempts", "delivered_then", "place", "post", "strikes")
+
+    def __init__(self, place: Place, post: Post) -> None:
+        self.place = place
+        self.post = post
+        self.attempts = 0
+        self.strikes = 0
+        self.delivered_then = -1  # how many POSTs had been delivered when this one last failed
+
+
+class Answer(NamedTuple):
+    """What a sender puts into the inbox."""
+
+    delivery: Delivery
+    verdict: Verdict
+
+
+class Observer:
+    """What the flusher tells about; every method is called on its thread and must return at once."""
+
+    def settled(self, delivered: List[Post], buried: List[Burial]) -> None: ...
+
+    def gate_changed(self, reason: Optional[str]) -> None: ...
+
+    def store_failed(self, error: Optional[SpoolError]) -> None: ...
+
+
+class Flusher:
+    """Delivers from a store, as long as this process has the claim on it.
+
+    Args:
+        store: where sealed POSTs come from and are settled.
+        deliver: one attempt at one POST, called on sender threads with its body and its key; returns when the service
+            has it, raises an `X402Error` otherwise.
+        observer: is told what happens.
+        concurrency: how many POSTs may be under way at once.
+        max_attempts: this many 5xx for one POST, while others pass, make it a dead letter.
+        flush_at: so many newly stored events start a delivery at once.
+        flush_interval: seconds after which a delivery starts anyway.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        deliver: Deliver,
+        observer: Observer,
+        *,
+        concurrency: int,
+        max_attempts: int,
+        flush_at: int,
+        flush_interval: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._observer = observer
+        self._concurrency = concurrency
+        self._max_attempts = max_attempts
+        self._flush_at = flush_at
+        self._flush_interval = flush_interval
+        self._clock = clock
+        self._senders = Senders(deliver, concurrency)
+        self._gate = Gate()
+        self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
+        self._ready: Deque[Delivery] = deque()
+        self._waiting: List[Tuple[float, int, Delivery]] = []  # a heap by the moment of the next attempt
+        self._tie = itertools.count()
+        self._acknowledged: List[Acknowledgement] = []
+        self._buried: List[Burial] = []
+        self._settle_by: Optional[float] = None  # None: nothing to settle
+        self._loaded_up_to = 0  # sequence number
+        self._load_at = 0.0
+        self._stored_since_load = 0
+        self._store_in_trouble = False
+        self._stop_by: Optional[float] = None  # None: not stopping
+        self._abandoned = False  # stop() has given up waiting
+        self._untidy = False
+        self._delivered_count = 0
+        self.retries = 0
+        self.delivering = False
+        self._thread = threading.Thread(target=self._run, name="x402tools-flusher", daemon=True)
+
+    # -- called from other threads -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stored(self, events: int) -> None:
+        """Tells that events were stored by this process."""
+        self._stored_since_load += events  # only a hint: a lost update delays a delivery by flush_interval
+        if self._stored_since_load >= self._flush_at:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Has everything that is stored delivered now rather than after flush_interval."""
+        self._senders.inbox.put(None)
+
+    def stop(self, deadline: float) -> bool:
+        """Delivers what is stored until `deadline` (of the clock), then ends; True when the thread has ended.
+
+        POSTs under way at the deadline are not waited for; the thread stays to settle them as long as the process
+        lives. Called twice, it waits again, and the earlier deadline holds.
+        """
+        self._stop_by = deadline if self._stop_by is None else min(deadline, self._stop_by)
+        self.hurry()
+        if self._thread.ident is None:
+            return True
+        if self._thread is not threading.current_thread():
+            self._thread.join(max(deadline - self._clock(), 0.0))
+        self._abandoned = self._thread.is_alive()
+        return not self._abandoned
+
+    @property
+    def in_flight(self) -> int:
+        """POSTs under way."""
+        return self._senders.busy
+
+    @property
+    def gate_reason(self) -> Optional[str]:
+        """Why nothing is sent at the moment, or None."""
+        return self._gate.reason
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_finished():
+            pause = self._safe_step()
+            self._senders.wait(pause)
+        self._senders.stop()
+        self._store.release()
+        if self._abandoned:
+            self._store.close()
+
+    def _safe_step(self) -> float:
+        try:
+            pause = self.step()
+            self._set_store_trouble(None)
+            return pause
+        except SpoolError as error:
+            self._set_store_trouble(error)
+        except Exception:  # the edge of the thread: it must outlive anything, and what is stored stays stored
+            log.exception("the flusher failed unexpectedly; nothing is lost and it tries again")
+        return _STORE_TROUBLE
+
+    def step(self) -> float:
+        """One turn; returns the seconds until the next, unless the inbox has something before that."""
+        for message in self._senders.messages():
+            if message is None:
+                self._load_at = 0.0
+            else:
+                self._note(message)
+        self._settle()
+        self.delivering = self._store.claim()
+        if not self.delivering:
+            self._loaded_up_to = 0
+            return _STANDBY
+        if not self._is_stopping_now():
+            self._load()
+            self._hand_out()
+        return self._pause()
+
+    def _note(self, answer: Answer) -> None:
+        delivery, verdict = answer
+        now = self._clock()
+        if verdict.move is Move.ACKNOWLEDGE:
+            self._gate_noted(self._gate.delivered)
+            self._delivered_count += 1
+            self._acknowledged.append(Acknowledgement(delivery.place, delivery.post))
+        elif verdict.move is Move.BURY or self._is_hopeless(delivery, verdict):
+            self._bury(delivery, verdict)
+        else:
+            self.retries += 1
+            self._gate_noted(lambda: self._gate.failed(verdict, now))
+            due = now + self._pauses.seconds(min(delivery.attempts, 20))
+            heapq.heappush(self._waiting, (due, next(self._tie), delivery))
+            return
+        if self._settle_by is None:
+            self._settle_by = now + SETTLE_EVERY
+
+    def _is_hopeless(self, delivery: Delivery, verdict: Verdict) -> bool:
+        """Counts strikes. In an outage nothing is delivered in between, so that an outage kills nothing."""
+        others_pass = self._delivered_count > delivery.delivered_then >= 0
+        first_failure = delivery.delivered_then < 0
+        if verdict.strike and (others_pass or first_failure):
+            delivery.strikes += 1
+        delivery.delivered_then = self._delivered_count
+        return delivery.strikes >= self._max_attempts and others_pass
+
+    def _bury(self, delivery: Delivery, verdict: Verdict) -> None:
+        burial = Burial(delivery.place, delivery.post, verdict.reason, verdict.status_code, delivery.attempts)
+        self._buried.append(burial)
+        if verdict.move is Move.BURY:  # the service answered sensibly, so it is there
+            self._gate_noted(self._gate.delivered)
+
+    def _settle(self) -> None:
+        if self._settle_by is None:
+            return
+        count = len(self._acknowledged) + len(self._buried)
+        if count < SETTLE_AT and self._clock() < self._settle_by and self._senders.busy:
+            return
+        self._store.settle(self._acknowledged, self._buried)
+        acknowledged, buried = self._acknowledged, self._buried
+        self._acknowledged, self._buried, self._settle_by, self._untidy = [], [], None, True
+        self._observer.settled([done.post for done in acknowledged], buried)
+
+    def _may_load(self) -> bool:
+        held = len(self._ready) + len(self._waiting) + self._senders.busy
+        return len(self._ready) < _LOW_WATER and held < _MOST_HELD
+
+    def _load(self) -> None:
+        if not self._may_load() or self._clock() < self._load_at:
+            return
+        self._stored_since_load = 0
+        batches = self._store.oldest_sealed(self._loaded_up_to, _BATCHES_PER_LOAD)
+        for batch in batches:
+            self._loaded_up_to = batch.sequence
+            self._ready.extend(Delivery(place, post) for place, post in batch.posts)
+        if not batches:
+            self._load_at = self._clock() + self._flush_interval
+            self._tidy()
+
+    def _tidy(self) -> None:
+        idle = not self._ready and not self._waiting and not self._senders.busy and self._settle_by is None
+        if idle and self._untidy:
+            self._store.tidy()
+            self._untidy = False
+
+    def _hand_out(self) -> None:
+        now = self._clock()
+        if self._gate.seconds_closed(now) > 0:
+            return
+        room = self._gate.room(self._concurrency) - self._senders.busy
+        while room > 0:
+            if self._waiting and self._waiting[0][0] <= now:
+                delivery = heapq.heappop(self._waiting)[2]
+            elif self._ready:
+                delivery = self._ready.popleft()
+            else:
+                return
+            delivery.attempts += 1
+            self._senders.send(delivery)
+            room -= 1
+
+    def _pause(self) -> float:
+        """Seconds until something is due that no message in the inbox will tell of."""
+        now = self._clock()
+        moments = [now + _IDLE]
+        if self._settle_by is not None:
+            moments.append(self._settle_by)
+        if self._is_stopping_now():
+            return max(min(moments) - now, 0.0)
+        if self._stop_by is not None:
+            moments.append(self._stop_by)
+        if self._may_load():
+            moments.append(self._load_at)
+        if self._senders.busy < self._gate.room(self._concurrency):
+            gate_opens = now + self._gate.seconds_closed(now)
+            if self._ready:
+                moments.append(gate_opens)
+            elif self._waiting:
+                moments.append(max(self._waiting[0][0], gate_opens))
+        return max(min(moments) - now, 0.0)
+
+    def _is_stopping_now(self) -> bool:
+        return self._stop_by is not None and self._clock() >= self._stop_by
+
+    def _is_finished(self) -> bool:
+        if self._stop_by is None:
+            return False
+        if self._senders.busy or (self._settle_by is not None and not self._store_in_trouble):
+            return False
+        nothing_left = not self._ready and not self._waiting and self._load_at > self._clock()
+        return self._is_stopping_now() or not self.delivering or nothing_left
+
+    def _gate_noted(self, change: Callable[[], None]) -> None:
+        before = self._gate.reason is None
+        change()
+        if before != (self._gate.reason is None):
+            self._observer.gate_changed(self._gate.reason)
+
+    def _set_store_trouble(self, error: Optional[SpoolError]) -> None:
+        if (error is not None) != self._store_in_trouble:
+            self._store_in_trouble = error is not None
+            self._observer.store_failed(error)
+
+
+class Senders:
+    """Threads that make attempts and put the verdicts into the inbox; started one by one as they are needed."""
+
+    def __init__(self, deliver: Deliver, most: int) -> None:
+        self.inbox: queue.SimpleQueue[Optional[Answer]] = queue.SimpleQueue()
+        self.busy = 0  # attempts under way; changed by the flusher's thread alone
+        self._deliver = deliver
+        self._most = most
+        self._threads: List[threading.Thread] = []
+        self._jobs: queue.SimpleQueue[Optional[Delivery]] = queue.SimpleQueue()
+        self._kept: List[Optional[Answer]] = []  # what `wait` took out of the inbox
+
+    def send(self, delivery: Delivery) -> None:
+        self.busy += 1
+        if len(self._threads) < min(self.busy, self._most):
+            self._add_thread()
+        if self._threads:
+            self._jobs.put(delivery)
+        else:
+            self._attempt(delivery)  # no thread can be started (the interpreter is ending): do it here
+
+    def wait(self, seconds: float) -> None:
+        """Returns when something is in the inbox, or after the seconds."""
+        try:
+            self._kept.append(self.inbox.get(timeout=seconds) if seconds > 0 else self.inbox.get_nowait())
+        except queue.Empty:
+            return
+
+    def messages(self) -> List[Optional[Answer]]:
+        """Takes everything that has come."""
+        taken, self._kept = self._kept, []
+        while True:
+            try:
+                taken.append(self.inbox.get_nowait())
+            except queue.Empty:
+                break
+        self.busy -= sum(message is not None for message in taken)
+        return taken
+
+    def stop(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"x402tools-sender-{len(self._threads) + 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter is ending: those that run do the work
+            return
+        self._threads.append(thread)
+
+    def _run(self) -> None:
+        while True:
+            delivery = self._jobs.get()
+            if delivery is None:
+                return
+            self._attempt(delivery)
+
+    def _attempt(self, delivery: Delivery) -> None:
+        self.inbox.put(Answer(delivery, self._verdict(delivery.post)))
+
+    def _verdict(self, post: Post) -> Verdict:
+        try:
+            self._deliver(post.body(), post.key)
+        except X402Error as error:
+            return judge(error)
+        except Exception as error:  # a session of the user's own can raise anything; the POST is kept and tried again
+            return judge(APIConnectionError(f"delivering raised {type(error).__name__}"))
+        return DELIVERED

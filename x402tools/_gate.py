@@ -1,0 +1,66 @@
+"""May POSTs be sent now, and how many at once? One gate before all of them, so that a service in trouble is left alone.
+
+    open       all may pass
+    closed     nobody passes until a moment; what closed it says which
+    half open  the moment has come: one passes, and its answer opens the gate or closes it for longer
+
+Closed by: `Retry-After`; a refused key (401, 403); many failures in a row with nothing delivered in between. Time is
+passed in, so that a test needs none.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from x402tools._retry import Backoff
+from x402tools._verdict import Verdict
+
+# So many failures with no success in between are an outage rather than bad luck: with a fifth of all POSTs failing by
+# chance it happens once in 400,000.
+OUTAGE_AFTER = 8
+
+# Seconds. A service that restarts is found again soon; one that is down for an hour is asked twice a minute.
+_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.2, 30.0, 0.05
+
+# No Retry-After is obeyed for longer, in seconds: a wrong header must not stop deliveries for a day.
+LONGEST_RETRY_AFTER = 300.0
+
+
+
+class Gate:
+    """Opened by a delivery, closed by failures."""
+
+    def __init__(self) -> None:
+        self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
+        self._failures = 0  # since the last delivery
+        self._closings = 0  # since the last delivery
+        self._opens_at = 0.0
+        self.reason: Optional[str] = None  # why it is not open; None when it is
+
+    def seconds_closed(self, now: float) -> float:
+        """How long nobody may pass, from `now`; 0 when it is open or half open."""
+        return max(self._opens_at - now, 0.0) if self.reason is not None else 0.0
+
+    def room(self, at_once: int) -> int:
+        """How many may be under way at the same time once it is not closed: `at_once`, or one to try it out."""
+        return at_once if self.reason is None else 1
+
+    def delivered(self) -> None:
+        """A POST was taken by the service."""
+        self._failures = self._closings = 0
+        self.reason = None
+
+    def failed(self, verdict: Verdict, now: float) -> None:
+        """A POST has to be tried again, for what the verdict says."""
+        if self.seconds_closed(now) > 0 and verdict.wait is None:
+            return  # sent before the gate closed: it says nothing new
+        self._failures += 1
+        if verdict.wait is not None:
+            self._close(verdict.reason, now + min(verdict.wait, LONGEST_RETRY_AFTER))
+        elif verdict.locked_out or self.reason is not None or self._failures >= OUTAGE_AFTER:
+            self._closings += 1
+            self._close(verdict.reason, now + self._pauses.seconds(self._closings))
+
+    def _close(self, reason: str, until: float) -> None:
+        self.reason = reason or "the service asked to wait"
+        self._opens_at = max(self._opens_at, until)

@@ -1,0 +1,352 @@
+"""One request, one answer or one error; the only door to requests.
+
+What `requests` does by itself and this file does not let it do (each was measured): wait for ever, replace our bearer
+by an entry of a netrc, follow a redirect (a 302 turns a lost POST into a success, a 307 hands the body to another
+host), keep cookies, read a body of any size, and put the API key into the text or the frames of an exception.
+"""
+
+from __future__ import annotations
+
+import http.cookiejar
+import time
+from contextlib import closing
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError as Urllib3Error
+from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import TimeoutError as Urllib3Timeout
+
+from x402tools import _process
+from x402tools.errors import APIConnectionError, APIError, APITimeoutError, AuthenticationError, ValidationError
+
+# No single answer of this API comes near it; lists are read as a stream and are not limited by it.
+LARGEST_ANSWER = 1024 * 1024  # bytes, after decompression
+_PIECE = 64 * 1024  # bytes read at a time
+
+# A list may take longer than `total`, but each mebibyte of it must arrive within `total`.
+_STREAM_STRIDE = 1024 * 1024
+
+_POOL_SIZE = 64  # connections kept open: as many as a buffer may have POSTs in flight
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Timeouts(NamedTuple):
+    """Seconds: to connect, between two pieces of an answer, and for a whole call with its retries."""
+
+    connect: float
+    read: float
+    total: float
+
+
+class Reply(NamedTuple):
+    """A whole answer; the names of headers are case-insensitive."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def check_base_url(url: object, allow_http: bool) -> str:
+    """The base URL without a trailing slash.
+
+    Raises:
+        ValidationError: not an https URL, or one with user information, a query or a fragment. http is accepted for
+            this machine, and for others only when asked for, because the API key travels in a header.
+    """
+    if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise ValidationError("base_url must be a str like 'https://host.example', of visible ASCII characters")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValidationError(f"base_url is not a URL: {error}") from None
+    if parts.scheme not in ("https", "http") or not host:
+        raise ValidationError("base_url must begin with https:// and name a host")
+    if parts.username is not None or parts.password is not None or "?" in url or "#" in url:
+        raise ValidationError("base_url must not have user information, a query or a fragment")
+    if parts.scheme == "http" and host not in _LOOPBACK and not allow_http:
+        raise ValidationError("base_url must be https: over http the API key can be read by others (allow_http=True)")
+    return url.rstrip("/")
+
+
+def check_api_key(key: object) -> str:
+    """A key that can stand in a header. The message never repeats it.
+
+    Raises:
+        ValidationError: not a str, empty, or with spaces, line ends or characters outside visible ASCII.
+    """
+    if not isinstance(key, str):
+        raise ValidationError(f"api_key must be a str, not {type(key).__name__}")
+    if not key:
+        raise ValidationError("api_key must not be empty")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValidationError("api_key must be visible ASCII without spaces or line ends (read from a file? strip it)")
+    return key
+
+
+class Bearer(AuthBase):
+    """Puts the key into a request. As an auth object it wins over a netrc, which a plain header does not."""
+
+    def __init__(self, key: Callable[[], str]) -> None:
+        self._key = key
+
+    def header(self) -> str:
+        """The value of `Authorization`, with the key as it is now.
+
+        Raises:
+            AuthenticationError: the callable that provides the key failed or gave something unusable.
+        """
+        try:
+            return f"Bearer {check_api_key(self._key())}"
+        except ValidationError as error:
+            raise AuthenticationError(str(error)) from None
+        except Exception as error:  # whatever the user's callable raises; its text may hold a secret
+            raise AuthenticationError(f"the api_key callable raised {type(error).__name__}") from None
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self.header()
+        return request
+
+    def __repr__(self) -> str:
+        return "<Bearer ***>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an API key is not pickled: make a client in each process")
+
+
+def new_session(bearer: Bearer) -> requests.Session:
+    """A session that keeps connections, keeps no cookies and authenticates with our bearer."""
+    session = requests.Session()
+    session.auth = bearer
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=_POOL_SIZE, max_retries=0))
+    return session
+
+
+class Transport:
+    """Sends requests to one base URL. Serves many threads; a forked child gets connections of its own."""
+
+    def __init__(self, base_url: str, bearer: Bearer, session: requests.Session, timeouts: Timeouts) -> None:
+        self.session = session
+        self._base_url = base_url
+        self._bearer = bearer
+        self._timeouts = timeouts
+        self._post_template: Optional[_PostTemplate] = None
+        _process.forget_after_fork(self)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Optional[Dict[str, str]] = None,
+        body: Optional[bytes] = None,
+        headers: Optional[Dict[str, str]] = None,
+        deadline: float,
+    ) -> Reply:
+        """One attempt; `deadline` is a moment of `time.monotonic()` after which the answer is given up.
+
+        Raises:
+            APIConnectionError, APITimeoutError: no whole answer.
+            APIError: a redirect, or an answer larger than a mebibyte.
+        """
+        with _translated():
+            response = self._open(method, path, query, body, headers, deadline)
+            with closing(response):
+                return _whole(response, deadline)
+
+    def stream(
+        self, path: str, *, query: Optional[Dict[str, str]] = None, deadline: float
+    ) -> Tuple[Reply, Iterator[bytes]]:
+        """Like `send` for a GET, but a 2xx answer comes as pieces of its body; close the iterator to stop early.
+
+        The `Reply` has an empty body then; for any other status it has the body and there are no pieces.
+        """
+        with _translated():
+            response = self._open("GET", path, query, None, None, deadline)
+            if 200 <= response.status_code < 300:
+                return Reply(response.status_code, response.headers, b""), self._pieces(response)
+            with closing(response):
+                return _whole(response, deadline), iter(())
+
+    def post_usage(self, body: bytes, key: str) -> Reply:
+        """One attempt at POST /usage, as `send` would do it, at about a third of the cost.
+
+        What a request needs that does not change (the URL, the session's own headers, proxies and certificates from
+        the environment) is worked out once. The session's adapters, and so its mounts, still do the sending.
+        """
+        deadline = time.monotonic() + self._timeouts.connect + 2 * self._timeouts.read
+        with _translated():
+            template = self._post_template
+            if template is None:
+                template = self._post_template = _PostTemplate(self.session, self._base_url + "/usage")
+            headers = {"Authorization": self._bearer.header(), "Idempotency-Key": key}
+            with closing(template.send(body, headers, self._timeouts)) as response:
+                _refuse_redirect(response)
+                return _whole(response, deadline)
+
+    def close(self) -> None:
+        """Closes the connections; the session can be used again and opens new ones."""
+        self.session.close()
+
+    def forget(self) -> None:
+        """In a forked child: new pools, because two processes on one connection would read each other's answers.
+
+        The old pools are left alone: a lock in them may be held by a thread of the parent that is not here.
+        """
+        for adapter in self.session.adapters.values():
+            if isinstance(adapter, HTTPAdapter):
+                pools = getattr(adapter, "_pool_connections", 10), getattr(adapter, "_pool_maxsize", _POOL_SIZE)
+                adapter.init_poolmanager(*pools)
+                adapter.proxy_manager = {}
+        self._post_template = None
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Optional[Dict[str, str]],
+        body: Optional[bytes],
+        headers: Optional[Dict[str, str]],
+        deadline: float,
+    ) -> requests.Response:
+        url = self._base_url + path
+        request = self.session.prepare_request(
+            requests.Request(
+                method, url, params=query, data=body, headers={**_JSON, **(headers or {})}, auth=self._bearer
+            )
+        )
+        settings = _settings(self.session, url)
+        left = max(deadline - time.monotonic(), 0.001)
+        response = self.session.send(
+            request,
+            stream=True,
+            allow_redirects=False,
+            timeout=(min(self._timeouts.connect, left), min(self._timeouts.read, left)),
+            **settings,
+        )
+        _refuse_redirect(response)
+        return response
+
+    def _pieces(self, response: requests.Response) -> Iterator[bytes]:
+        with _translated(), closing(response):
+            received, deadline = 0, time.monotonic() + self._timeouts.total
+            for piece in _read(response):
+                received += len(piece)
+                if time.monotonic() > deadline:
+                    raise APITimeoutError(f"the answer came too slowly: {received} bytes before the deadline")
+                if received >= _STREAM_STRIDE:
+                    received, deadline = 0, time.monotonic() + self._timeouts.total
+                yield piece
+
+
+_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
+
+
+class _PostTemplate:
+    """A prepared POST to one URL that lacks only what differs from one to the next."""
+
+    def __init__(self, session: requests.Session, url: str) -> None:
+        # Any auth object stops requests from looking the host up in a netrc; the real one is set for each POST.
+        request = requests.Request("POST", url, data=b"", headers=_JSON, auth=lambda prepared: prepared)
+        self._prepared = session.prepare_request(request)
+        self._settings = _settings(session, url)
+        self._adapter = session.get_adapter(url)
+
+    def send(self, body: bytes, headers: Dict[str, str], timeouts: Timeouts) -> requests.Response:
+        request = self._prepared.copy()
+        request.body = body
+        request.headers.update(headers)
+        request.headers["Content-Length"] = str(len(body))
+        return self._adapter.send(request, stream=True, timeout=(timeouts.connect, timeouts.read), **self._settings)
+
+
+def _settings(session: requests.Session, url: str) -> Dict[str, Any]:
+    """Proxies, certificates: what the session says, and the environment where the session allows it."""
+    merged = dict(session.merge_environment_settings(url, {}, True, None, None))
+    return {name: merged[name] for name in ("proxies", "verify", "cert")}
+
+
+def _refuse_redirect(response: requests.Response) -> None:
+    if not 300 <= response.status_code < 400:
+        return
+    target = urlsplit(response.headers.get("Location", ""))
+    response.close()
+    raise APIError(
+        f"the service answered with a redirect ({response.status_code}) to {target.scheme}://{target.hostname}; "
+        "redirects are not followed, check base_url",
+        response.status_code,
+    )
+
+
+def _whole(response: requests.Response, deadline: float) -> Reply:
+    pieces, size = [], 0
+    for piece in _read(response):
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST_ANSWER:
+            raise APIError(f"the answer is larger than {LARGEST_ANSWER} bytes", response.status_code)
+        if time.monotonic() > deadline:
+            raise APITimeoutError("the answer did not end in time")
+    return Reply(response.status_code, response.headers, b"".join(pieces))
+
+
+def _read(response: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives. `read1` returns what is there, so that a slow drip meets the deadline between reads."""
+    read1 = getattr(response.raw, "read1", None)
+    if read1 is None:  # urllib3 1.x; small pieces, because each read waits until it is full
+        yield from response.iter_content(256)
+        return
+    while True:
+        piece = read1(_PIECE, decode_content=True)
+        if not piece:
+            return
+        yield piece
+
+
+class _translated:
+    """Turns what requests and urllib3 raise into our errors, without the chain: theirs hold the request and its key."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, (requests.RequestException, Urllib3Error)):
+            raise _translate(error) from None
+
+
+def _translate(error: Exception) -> APIConnectionError:
+    what = f"{type(error).__name__}: {_innermost(error)}"[:300]
+    if isinstance(error, requests.ConnectTimeout):
+        return APITimeoutError(f"no connection in time ({what})", maybe_processed=False)
+    if isinstance(error, (requests.Timeout, Urllib3Timeout)):
+        return APITimeoutError(f"no answer in time ({what})")
+    if isinstance(error, requests.exceptions.SSLError):
+        return APIConnectionError(f"TLS failed ({what})", retryable=False, maybe_processed=False)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return APIConnectionError(f"the proxy failed ({what})", maybe_processed=False)
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, Urllib3Error)):
+        refused = isinstance(getattr(_cause(error), "reason", None), NewConnectionError)
+        return APIConnectionError(f"no whole answer ({what})", maybe_processed=not refused)
+    return APIConnectionError(f"the request cannot be sent ({what})", retryable=False, maybe_processed=False)
+
+
+def _cause(error: BaseException) -> Any:
+    """What urllib3 raised inside an exception of requests."""
+    return error.args[0] if error.args else None
+
+
+def _innermost(error: BaseException) -> str:
+    """The reason without its wrapping: 'Connection refused' rather than four exceptions inside each other."""
+    reason: Any = error
+    for _ in range(5):
+        inner = getattr(reason, "reason", None) or (reason.args[0] if getattr(reason, "args", None) else None)
+        if not isinstance(inner, BaseException):
+            break
+        reason = inner
+    return str(reason)

@@ -1,0 +1,116 @@
+"""Memory between the callers of `record_usage` and the writer thread.
+
+Guarantees, in the order in which they matter to a caller:
+
+1. `put` takes no lock and makes no system call: beside a busy thread either could cost it the interpreter for 5 ms.
+2. An event that was put is taken by exactly one `take`, in the order of putting.
+3. Nothing put after `close` stays behind unnoticed: `put` looks at `attention` after it has appended, so either the
+   writer's last look finds the event, or the caller finds that the intake is closed.
+
+`attention` is the one flag the request path reads; it is set when there is any reason to do more than append: the
+writer sleeps and must be woken, the caller has to wait for a commit, or the intake is closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+from collections import deque
+from typing import Callable, Deque, List
+
+from x402tools._event import Event
+from x402tools._store import Tally
+
+
+class Intake:
+    """The events of one process that are not in the store yet.
+
+    Args:
+        limit: how many events may wait here.
+        attention: the flag as it is when the writer is awake; True when every caller has to wait for a commit.
+    """
+
+    def __init__(self, limit: int, attention: bool) -> None:
+        # 96 random bits tell apart the ids of every process there will ever be; a forked child makes a new intake.
+        self.recorder = secrets.token_hex(12)
+        self.limit = limit
+        self.attention = attention
+        self.closed = False
+        self.events: Deque[Event] = deque()
+        self.put: Callable[[Event], None] = self.events.append
+        self.next_number: Callable[[], int] = itertools.count(1).__next__
+        self.wake = threading.Event()
+        self._attention_when_awake = attention
+        self._dropped = Tally()
+        self._dropped_lock = threading.Lock()  # guards _dropped
+        self._room = threading.Condition()  # guards nothing; told when events were taken
+
+    def take(self, most: int) -> List[Event]:
+        """Up to `most` of the oldest events. Only the holder of the writer's lock takes."""
+        pop = self.events.popleft
+        return [pop() for _ in range(min(most, len(self.events)))]
+
+    def give_back(self, events: List[Event]) -> None:
+        """Undoes `take`, for events that could not be handled."""
+        self.events.extendleft(reversed(events))
+
+    def withdraw(self, event: Event) -> bool:
+        """Takes this very event back, if nobody has taken it yet."""
+        try:
+            self.events.remove(event)
+        except ValueError:
+            return False
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        """The writer waits here for the next event."""
+        self.wake.clear()
+        self.attention = True
+        if not self.events and not self.closed:  # looked at after the flag is up, so that no event slips through
+            self.wake.wait(seconds)
+        if not self.closed:
+            self.attention = self._attention_when_awake
+
+    def wait_for_room(self) -> None:
+        """Returns when fewer events than the limit wait here, or when the intake is closed."""
+        with self._room:
+            self._room.wait_for(lambda: self.closed or len(self.events) < self.limit)
+
+    def made_room(self) -> None:
+        """Wakes the callers that wait for room; the writer calls it after each commit."""
+        with self._room:
+            self._room.notify_all()
+
+    def close(self) -> None:
+        """From now on every caller notices that it is too late."""
+        self.closed = True
+        self.attention = True
+        self.wake.set()
+        self.made_room()
+
+    def drop(self, event: Event) -> None:
+        """Counts an event that was not kept."""
+        with self._dropped_lock:
+            self._dropped = self._dropped.plus(Tally(1, event[2]))
+
+    def take_dropped(self) -> Tally:
+        """What was dropped since this was last asked."""
+        with self._dropped_lock:
+            taken, self._dropped = self._dropped, Tally()
+            return taken
+
+    def give_back_dropped(self, taken: Tally) -> None:
+        """Undoes `take_dropped` when the count could not be stored."""
+        with self._dropped_lock:
+            self._dropped = self._dropped.plus(taken)
+
+    def waiting(self) -> Tally:
+        """The events waiting here, and their units."""
+        events = self.events.copy()
+        return Tally(len(events), sum(event[2] for event in events))
+
+    def dropped(self) -> Tally:
+        """What was dropped and is not in the store's count yet."""
+        with self._dropped_lock:
+            return self._dropped

@@ -1,0 +1,108 @@
+"""What the operating system knows of processes: forks, and who of several processes delivers.
+
+Fork. A child has a copy of the parent's memory but none of its threads, and every lock may be held by a thread that
+no longer exists. So the child never touches what the parent built: each object that has threads, sockets or locks is
+told to forget them (`forget_after_fork`) and builds its own when it next needs them.
+
+Delivery. Of all processes that share a spool exactly one delivers: the one that holds a lock on a file beside it. The
+lock is a POSIX record lock (`fcntl.lockf`): the kernel drops it when its holder dies, however it dies, and a child
+does not inherit it. A `flock` would live on in any child that was forked while it was held.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Dict, Optional, Protocol
+
+try:
+    import fcntl
+except ImportError:  # Windows: the client works there, UsageBuffer says that it does not
+    fcntl = None  # type: ignore[assignment]  # a module is not Optional for the type checker
+
+
+class Forgetful(Protocol):
+    def forget(self) -> None:
+        """Runs in a forked child: let go of what the parent built, touch none of its locks, close nothing."""
+
+
+_forgetful: "weakref.WeakSet[Forgetful]" = weakref.WeakSet()
+
+
+def forget_after_fork(thing: Forgetful) -> None:
+    """From now on `thing.forget()` runs in every child that is forked, while `thing` lives."""
+    _forgetful.add(thing)
+
+
+def _forget_all() -> None:
+    for thing in list(_forgetful):
+        thing.forget()
+    FileLock.forget_all()
+
+
+def can_lock_files() -> bool:
+    """False on a system without `fcntl`, where several processes could not agree on who delivers."""
+    return fcntl is not None
+
+
+class FileLock:
+    """An exclusive lock on a file, held by at most one object of one process at a time.
+
+    A POSIX lock belongs to the whole process, and *any* close of the file by the process drops it. So the objects of
+    a process share one descriptor per path, kept open until the holder releases it, and take turns by `_holders`.
+    """
+
+    _registry_lock = threading.Lock()  # guards _holders
+    _holders: Dict[str, FileLock] = {}
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.realpath(path)
+        self._descriptor: Optional[int] = None
+
+    @property
+    def held(self) -> bool:
+        return self._descriptor is not None
+
+    def acquire(self) -> bool:
+        """Takes the lock if nobody has it; never waits.
+
+        Raises:
+            OSError: the lock file cannot be opened.
+        """
+        if self.held:
+            return True
+        with self._registry_lock:
+            if self._path in self._holders:
+                return False
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                return False
+            self._descriptor = descriptor
+            self._holders[self._path] = self
+            return True
+
+    def release(self) -> None:
+        """Lets another take over; does nothing when the lock is not held."""
+        with self._registry_lock:
+            if self._descriptor is not None:
+                del self._holders[self._path]
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """In a forked child: the parent's locks are not ours. Closing our copies of its descriptors is harmless."""
+        cls._registry_lock = threading.Lock()
+        for lock in cls._holders.values():
+            if lock._descriptor is not None:
+                os.close(lock._descriptor)
+                lock._descriptor = None
+        cls._holders = {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

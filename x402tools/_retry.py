@@ -1,0 +1,83 @@
+"""When to try again, and how long to wait before; the only door to tenacity.
+
+`call_with_retries` is for a caller who waits for the answer. `Backoff` gives the buffer the same growing, jittered
+pauses without blocking anybody: it says how long, the flusher does the waiting for many POSTs at once.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Optional, TypeVar, cast
+
+import tenacity
+
+from x402tools.errors import X402Error
+
+Result = TypeVar("Result")
+
+# A caller waits at the most this long because of a Retry-After header, in seconds; a longer one is handed to the
+# caller in the error, because a request that sleeps for minutes helps nobody.
+LONGEST_RETRY_AFTER = 30.0
+
+# Pauses of the synchronous client, in seconds: a restart of the service takes a few, a caller has not much more.
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 8.0
+
+
+class Backoff:
+    """Exponential back-off with full jitter: the n-th pause is drawn from [shortest, first * 2**(n - 1)], capped.
+
+    Full jitter keeps many processes that failed at the same moment from coming back at the same moment.
+    """
+
+    def __init__(self, first: float, longest: float, shortest: float = 0.0) -> None:
+        self._wait = tenacity.wait_random_exponential(multiplier=first, max=longest, min=shortest)
+
+    def seconds(self, attempt: int) -> float:
+        """How long to wait after the attempt of this number, counted from 1."""
+        state = tenacity.RetryCallState(cast(Any, None), None, (), {})
+        state.attempt_number = attempt
+        return float(self._wait(state))
+
+
+def call_with_retries(
+    attempt: Callable[[], Result],
+    *,
+    max_retries: int,
+    deadline: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Result:
+    """Calls `attempt` until it returns, fails for good, or the retries or the time are used up.
+
+    Args:
+        attempt: one request; raises an `X402Error` whose `retryable` says whether to try again.
+        max_retries: how many attempts may follow the first.
+        deadline: a moment of `time.monotonic()`; no pause is begun that would end after it.
+        sleep: what waits between two attempts.
+
+    Raises:
+        X402Error: of the last attempt.
+    """
+    pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+
+    def pause(state: tenacity.RetryCallState) -> float:
+        asked = _retry_after(state)
+        return max(pauses.seconds(state.attempt_number), asked if asked is not None else 0.0)
+
+    def out_of_time(state: tenacity.RetryCallState) -> bool:
+        asked = _retry_after(state) or 0.0
+        return asked > LONGEST_RETRY_AFTER or time.monotonic() + state.upcoming_sleep >= deadline
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, X402Error) and error.retryable),
+        wait=pause,
+        stop=tenacity.stop_any(tenacity.stop_after_attempt(max_retries + 1), out_of_time),
+        sleep=sleep,
+        reraise=True,
+    )
+    return retrying(attempt)
+
+
+def _retry_after(state: tenacity.RetryCallState) -> Optional[float]:
+    error = state.outcome.exception() if state.outcome is not None else None
+    return getattr(error, "retry_after", None)

@@ -1,0 +1,155 @@
+"""The seam between recording and delivering: where events wait, and the only ways in which they move.
+
+        record                seal                  settle
+    ──────────► recorded ──────────► sealed ──────────────────► gone (delivered)
+                                       ▲  └───── bury ────────► dead
+                                       └──────── requeue ────────┘
+
+    recorded   in the memory of the process (`_intake`); with coalescing also on disk until its window is folded
+    sealed     a frozen POST on disk: its amount and its idempotency key never change again; only these are sent
+    gone       the service has it; nothing is kept but a count
+    dead       set aside with the reason, until somebody requeues it under its old key or removes it
+
+"In flight" is no state: a process that dies while it sends leaves a sealed POST, which is sent again under the same
+key. Who moves what: the writer thread appends, the flusher thread of the one process that holds the claim settles and
+buries, and requeue comes from whoever operates the service.
+
+The ledger adds up at any moment and across restarts: recorded = delivered + pending + dead + dropped, in events and
+in units of usage. Recorded, delivered and dropped are counters kept in the same transactions as the rows they count;
+pending and dead are counted from the rows themselves, so that the equation can fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+
+from x402tools._batch import EncodedBatch, Post
+
+
+class Tally(NamedTuple):
+    """A number of events and the units of usage they add up to."""
+
+    events: int = 0
+    units: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        return Tally(self.events + other.events, self.units + other.units)
+
+
+class Counts(NamedTuple):
+    """What the ledger of a store says."""
+
+    recorded: Tally
+    delivered: Tally
+    pending: Tally
+    dead: Tally
+    dropped: Tally
+    oldest_pending_at: Optional[float]  # seconds since 1970
+    size: int  # bytes in use
+
+
+class Place(NamedTuple):
+    """Where a sealed POST stands: the sequence number of its batch and its position in it."""
+
+    sequence: int
+    position: int
+
+
+class SealedBatch(NamedTuple):
+    """The POSTs of one batch that are not settled yet."""
+
+    sequence: int
+    posts: List[Tuple[Place, Post]]
+
+
+class Burial(NamedTuple):
+    """Why a POST is set aside."""
+
+    place: Place
+    post: Post
+    reason: str
+    status_code: Optional[int]
+    attempts: int
+
+
+class Acknowledgement(NamedTuple):
+    """A POST that the service has."""
+
+    place: Place
+    post: Post
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A POST that the service refused for good.
+
+    Attributes:
+        id: names it for `UsageBuffer.requeue`.
+        key: the idempotency key it was sent under, and will be again.
+        envelope_id, amount, metadata: what was recorded; `amount` in units of usage.
+        reason: what the service said, up to 1,000 characters.
+        status_code: the HTTP status of the last answer, or None.
+        attempts: how often it was sent by the process that gave up.
+        recorded_at, died_at: seconds since 1970.
+        events: how many recorded events it counts for.
+        readable: False for a batch of the spool that was damaged; it is kept as it was and cannot be requeued.
+    """
+
+    id: int
+    key: str
+    envelope_id: str
+    amount: int
+    metadata: Optional[Dict[str, Any]]
+    reason: str
+    status_code: Optional[int]
+    attempts: int
+    recorded_at: float
+    died_at: float
+    events: int = 1
+    readable: bool = True
+
+
+class Store(Protocol):
+    """What the writer and the flusher need of a store. Every method may raise `SpoolError`, and has then done nothing
+    that doing it again would double."""
+
+    def append(self, batches: Sequence[EncodedBatch], dropped: Tally) -> None:
+        """Stores sealed batches and counts what was dropped, all or nothing; a batch stored before is not stored
+        again. Refuses when the store has reached its limit of bytes."""
+
+    def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
+        """Up to `limit` batches with a sequence number above `after`, oldest first, without what is settled."""
+
+    def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
+        """Writes down what became of POSTs, all or nothing."""
+
+    def last_sequence(self) -> int:
+        """The sequence number of the newest batch ever stored."""
+
+    def first_sequence(self) -> Optional[int]:
+        """The sequence number of the oldest batch that is not settled as a whole, or None."""
+
+    def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
+        """Up to `limit` dead letters with an id above `after`, oldest first."""
+
+    def requeue(self, ids: Sequence[int]) -> int:
+        """Seals these dead letters again under their old keys; returns how many there were."""
+
+    def counts(self) -> Counts:
+        """The ledger, and what it costs."""
+
+    def sync(self) -> None:
+        """Everything committed is safe from a power cut when this returns."""
+
+    def claim(self) -> bool:
+        """True while this process is the one that delivers; tries to become it otherwise. Never waits."""
+
+    def release(self) -> None:
+        """Lets another process deliver."""
+
+    def tidy(self) -> None:
+        """Gives back room that is no longer needed; called when nothing is pending."""
+
+    def close(self) -> None:
+        """Gives the claim and every resource back. Nothing that was stored is lost."""
