@@ -73,7 +73,7 @@ def check_amount(value: object) -> int:
         ValidationError: anything else, bool and float included.
     """
     if type(value) is not int:
-        raise ValidationError(f"amount must be an int, not {type(value).__name__}: convert it with int() if it is whole")
+        raise ValidationError(f"amount must be an int, not {type(value).__name__}: use int(...) if it is whole")
     if not 0 <= value <= LARGEST_AMOUNT:
         shown = value if abs(value) < 10**30 else "a number of more than 30 digits"
         raise ValidationError(f"amount must be from 0 to 2**53 - 1 ({LARGEST_AMOUNT}), not {shown}")

@@ -26,7 +26,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.2, 30.0, 0.05
 LONGEST_RETRY_AFTER = 300.0
 
 
-
 class Gate:
     """Opened by a delivery, closed by failures."""
 

@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError
 from urllib3.exceptions import HTTPError as Urllib3Error
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import SSLError as Urllib3SSLError
 from urllib3.exceptions import TimeoutError as Urllib3Timeout
+from urllib3.util import Timeout as Urllib3Timeouts
 
 from x402tools import _process
 from x402tools.errors import APIConnectionError, APIError, APITimeoutError, AuthenticationError, ValidationError
@@ -158,7 +160,7 @@ class Transport:
         with _translated():
             response = self._open(method, path, query, body, headers, deadline)
             with closing(response):
-                return _whole(response, deadline)
+                return _whole(response.raw, deadline)
 
     def stream(
         self, path: str, *, query: Optional[Dict[str, str]] = None, deadline: float
@@ -172,13 +174,14 @@ class Transport:
             if 200 <= response.status_code < 300:
                 return Reply(response.status_code, response.headers, b""), self._pieces(response)
             with closing(response):
-                return _whole(response, deadline), iter(())
+                return _whole(response.raw, deadline), iter(())
 
     def post_usage(self, body: bytes, key: str) -> Reply:
         """One attempt at POST /usage, as `send` would do it, at about a third of the cost.
 
         What a request needs that does not change (the URL, the session's own headers, proxies and certificates from
-        the environment) is worked out once. The session's adapters, and so its mounts, still do the sending.
+        the environment) is worked out once, and the adapter's own connections are used without building requests'
+        objects around them. An adapter of the user's own is asked to do the sending.
         """
         deadline = time.monotonic() + self._timeouts.connect + 2 * self._timeouts.read
         with _translated():
@@ -186,9 +189,9 @@ class Transport:
             if template is None:
                 template = self._post_template = _PostTemplate(self.session, self._base_url + "/usage")
             headers = {"Authorization": self._bearer.header(), "Idempotency-Key": key}
-            with closing(template.send(body, headers, self._timeouts)) as response:
-                _refuse_redirect(response)
-                return _whole(response, deadline)
+            with closing(template.send(body, headers, self._timeouts)) as raw:
+                _refuse_redirect(raw)
+                return _whole(raw, deadline)
 
     def close(self) -> None:
         """Closes the connections; the session can be used again and opens new ones."""
@@ -230,13 +233,13 @@ class Transport:
             timeout=(min(self._timeouts.connect, left), min(self._timeouts.read, left)),
             **settings,
         )
-        _refuse_redirect(response)
+        _refuse_redirect(response.raw)
         return response
 
     def _pieces(self, response: requests.Response) -> Iterator[bytes]:
         with _translated(), closing(response):
             received, deadline = 0, time.monotonic() + self._timeouts.total
-            for piece in _read(response):
+            for piece in _read(response.raw):
                 received += len(piece)
                 if time.monotonic() > deadline:
                     raise APITimeoutError(f"the answer came too slowly: {received} bytes before the deadline")
@@ -256,14 +259,42 @@ class _PostTemplate:
         request = requests.Request("POST", url, data=b"", headers=_JSON, auth=lambda prepared: prepared)
         self._prepared = session.prepare_request(request)
         self._settings = _settings(session, url)
-        self._adapter = session.get_adapter(url)
+        self._adapter: Any = session.get_adapter(url)  # what it offers differs between releases of requests
+        self._headers = dict(self._prepared.headers)
+        self._pool, self._target = self._connections()
 
-    def send(self, body: bytes, headers: Dict[str, str], timeouts: Timeouts) -> requests.Response:
+    def send(self, body: bytes, headers: Dict[str, str], timeouts: Timeouts) -> Any:
+        """The answer as urllib3 has it, with its body still to be read."""
+        headers = {**headers, "Content-Length": str(len(body))}
+        if self._pool is not None:
+            return self._pool.urlopen(
+                "POST",
+                self._target,
+                body=body,
+                headers={**self._headers, **headers},
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                timeout=Urllib3Timeouts(connect=timeouts.connect, read=timeouts.read),
+                preload_content=False,
+            )
         request = self._prepared.copy()
         request.body = body
         request.headers.update(headers)
-        request.headers["Content-Length"] = str(len(body))
-        return self._adapter.send(request, stream=True, timeout=(timeouts.connect, timeouts.read), **self._settings)
+        limits = (timeouts.connect, timeouts.read)
+        return self._adapter.send(request, stream=True, timeout=limits, **self._settings).raw
+
+    def _connections(self) -> Tuple[Any, str]:
+        """The adapter's own pool, for an adapter that is nothing but requests' own; another one has to be asked."""
+        if type(self._adapter) is not HTTPAdapter:
+            return None, ""
+        proxies, verify, cert = self._settings["proxies"], self._settings["verify"], self._settings["cert"]
+        target = self._adapter.request_url(self._prepared, proxies)
+        if hasattr(self._adapter, "get_connection_with_tls_context"):
+            return self._adapter.get_connection_with_tls_context(self._prepared, verify, proxies, cert), target
+        pool = self._adapter.get_connection(self._prepared.url, proxies)  # requests before 2.32
+        self._adapter.cert_verify(pool, self._prepared.url, verify, cert)
+        return pool, target
 
 
 def _settings(session: requests.Session, url: str) -> Dict[str, Any]:
@@ -272,35 +303,36 @@ def _settings(session: requests.Session, url: str) -> Dict[str, Any]:
     return {name: merged[name] for name in ("proxies", "verify", "cert")}
 
 
-def _refuse_redirect(response: requests.Response) -> None:
-    if not 300 <= response.status_code < 400:
+def _refuse_redirect(raw: Any) -> None:
+    if not 300 <= raw.status < 400:
         return
-    target = urlsplit(response.headers.get("Location", ""))
-    response.close()
+    target = urlsplit(raw.headers.get("Location", ""))
+    raw.close()
     raise APIError(
-        f"the service answered with a redirect ({response.status_code}) to {target.scheme}://{target.hostname}; "
+        f"the service answered with a redirect ({raw.status}) to {target.scheme}://{target.hostname}; "
         "redirects are not followed, check base_url",
-        response.status_code,
+        raw.status,
     )
 
 
-def _whole(response: requests.Response, deadline: float) -> Reply:
+def _whole(raw: Any, deadline: float) -> Reply:
+    """The answer with its body, which has to be small and in time."""
     pieces, size = [], 0
-    for piece in _read(response):
+    for piece in _read(raw):
         pieces.append(piece)
         size += len(piece)
         if size > LARGEST_ANSWER:
-            raise APIError(f"the answer is larger than {LARGEST_ANSWER} bytes", response.status_code)
+            raise APIError(f"the answer is larger than {LARGEST_ANSWER} bytes", raw.status)
         if time.monotonic() > deadline:
             raise APITimeoutError("the answer did not end in time")
-    return Reply(response.status_code, response.headers, b"".join(pieces))
+    return Reply(raw.status, raw.headers, b"".join(pieces))
 
 
-def _read(response: requests.Response) -> Iterator[bytes]:
+def _read(raw: Any) -> Iterator[bytes]:
     """The body as it arrives. `read1` returns what is there, so that a slow drip meets the deadline between reads."""
-    read1 = getattr(response.raw, "read1", None)
+    read1 = getattr(raw, "read1", None)
     if read1 is None:  # urllib3 1.x; small pieces, because each read waits until it is full
-        yield from response.iter_content(256)
+        yield from raw.stream(256, decode_content=True)
         return
     while True:
         piece = read1(_PIECE, decode_content=True)
@@ -321,32 +353,32 @@ class _translated:
 
 
 def _translate(error: Exception) -> APIConnectionError:
+    """Both libraries' errors: ours come from requests, or from urllib3 where its pool was used directly."""
     what = f"{type(error).__name__}: {_innermost(error)}"[:300]
-    if isinstance(error, requests.ConnectTimeout):
+    if isinstance(error, (requests.ConnectTimeout, ConnectTimeoutError)) and not isinstance(error, NewConnectionError):
         return APITimeoutError(f"no connection in time ({what})", maybe_processed=False)
-    if isinstance(error, (requests.Timeout, Urllib3Timeout)):
+    if isinstance(error, (requests.Timeout, Urllib3Timeout)) and not isinstance(error, NewConnectionError):
         return APITimeoutError(f"no answer in time ({what})")
-    if isinstance(error, requests.exceptions.SSLError):
+    if isinstance(error, (requests.exceptions.SSLError, Urllib3SSLError)):
         return APIConnectionError(f"TLS failed ({what})", retryable=False, maybe_processed=False)
-    if isinstance(error, requests.exceptions.ProxyError):
+    if isinstance(error, (requests.exceptions.ProxyError, ProxyError)):
         return APIConnectionError(f"the proxy failed ({what})", maybe_processed=False)
     if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, Urllib3Error)):
-        refused = isinstance(getattr(_cause(error), "reason", None), NewConnectionError)
+        refused = any(isinstance(one, NewConnectionError) for one in _chain(error))
         return APIConnectionError(f"no whole answer ({what})", maybe_processed=not refused)
     return APIConnectionError(f"the request cannot be sent ({what})", retryable=False, maybe_processed=False)
 
 
-def _cause(error: BaseException) -> Any:
-    """What urllib3 raised inside an exception of requests."""
-    return error.args[0] if error.args else None
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those it wraps, outermost first."""
+    inner: Any = error
+    for _ in range(6):
+        if not isinstance(inner, BaseException):
+            return
+        yield inner
+        inner = getattr(inner, "reason", None) or next((arg for arg in inner.args if isinstance(arg, Exception)), None)
 
 
 def _innermost(error: BaseException) -> str:
     """The reason without its wrapping: 'Connection refused' rather than four exceptions inside each other."""
-    reason: Any = error
-    for _ in range(5):
-        inner = getattr(reason, "reason", None) or (reason.args[0] if getattr(reason, "args", None) else None)
-        if not isinstance(inner, BaseException):
-            break
-        reason = inner
-    return str(reason)
+    return str(list(_chain(error))[-1])

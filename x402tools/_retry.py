@@ -7,7 +7,7 @@ pauses without blocking anybody: it says how long, the flusher does the waiting 
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Optional, TypeVar, cast
+from typing import Any, Callable, TypeVar, cast
 
 import tenacity
 
@@ -52,7 +52,8 @@ def call_with_retries(
     Args:
         attempt: one request; raises an `X402Error` whose `retryable` says whether to try again.
         max_retries: how many attempts may follow the first.
-        deadline: a moment of `time.monotonic()`; no pause is begun that would end after it.
+        deadline: a moment of `time.monotonic()`; no pause ends after it, and no wait that the service asked for is begun
+            that would.
         sleep: what waits between two attempts.
 
     Raises:
@@ -61,23 +62,25 @@ def call_with_retries(
     pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 
     def pause(state: tenacity.RetryCallState) -> float:
-        asked = _retry_after(state)
-        return max(pauses.seconds(state.attempt_number), asked if asked is not None else 0.0)
+        wanted = max(pauses.seconds(state.attempt_number), _retry_after(state))
+        return max(min(wanted, deadline - time.monotonic()), 0.0)
 
-    def out_of_time(state: tenacity.RetryCallState) -> bool:
-        asked = _retry_after(state) or 0.0
-        return asked > LONGEST_RETRY_AFTER or time.monotonic() + state.upcoming_sleep >= deadline
+    def enough(state: tenacity.RetryCallState) -> bool:
+        asked = _retry_after(state)
+        out_of_time = time.monotonic() + asked >= deadline
+        return state.attempt_number > max_retries or asked > LONGEST_RETRY_AFTER or out_of_time
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, X402Error) and error.retryable),
         wait=pause,
-        stop=tenacity.stop_any(tenacity.stop_after_attempt(max_retries + 1), out_of_time),
+        stop=enough,
         sleep=sleep,
         reraise=True,
     )
     return retrying(attempt)
 
 
-def _retry_after(state: tenacity.RetryCallState) -> Optional[float]:
+def _retry_after(state: tenacity.RetryCallState) -> float:
+    """Seconds the service asked to wait; 0 when it did not."""
     error = state.outcome.exception() if state.outcome is not None else None
-    return getattr(error, "retry_after", None)
+    return getattr(error, "retry_after", None) or 0.0

@@ -42,8 +42,8 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS settled (sequence INTEGER PRIMARY KEY, events INTEGER NOT NULL,"
     " units INTEGER NOT NULL, bits BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS dead (id INTEGER PRIMARY KEY AUTOINCREMENT, place TEXT UNIQUE NOT NULL,"
-    " key TEXT NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, readable INTEGER NOT NULL, reason BLOB NOT NULL,"
-    " value BLOB NOT NULL)",
+    " key TEXT NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, readable INTEGER NOT NULL,"
+    " details TEXT NOT NULL, value BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS ledger (name TEXT PRIMARY KEY, events INTEGER NOT NULL, high INTEGER NOT NULL,"
     " low INTEGER NOT NULL)",
     "INSERT OR IGNORE INTO ledger VALUES ('recorded', 0, 0, 0), ('delivered', 0, 0, 0), ('dropped', 0, 0, 0)",
@@ -56,9 +56,10 @@ _COUNT = "UPDATE ledger SET events = events + ?1, high = high + (low + ?2) / ?3,
 _COUNT_IF_ADDED = _COUNT + " AND changes() = 1"  # the batch before may have been stored already
 _OLDEST = (
     "SELECT sealed.sequence, sealed.events, sealed.units, sealed.value, settled.bits FROM sealed"
-    " LEFT JOIN settled ON settled.sequence = sealed.sequence WHERE sealed.sequence > ? ORDER BY sealed.sequence LIMIT ?"
+    " LEFT JOIN settled ON settled.sequence = sealed.sequence"
+    " WHERE sealed.sequence > ? ORDER BY sealed.sequence LIMIT ?"
 )
-_BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, reason, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(sum(units & {2**_HALF - 1}), 0)"
 
 # Above this many bytes an empty spool file is rebuilt small. Rebuilding an empty one takes about 10 ms.
@@ -137,7 +138,8 @@ class Spool:
                 _count(transaction, "dropped", dropped)
 
     def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
-        delivered = Tally(sum(done.post.events for done in acknowledged), sum(done.post.amount for done in acknowledged))
+        posts = [done.post for done in acknowledged]
+        delivered = Tally(sum(post.events for post in posts), sum(post.amount for post in posts))
         settlement = uuid.uuid4().hex
         progress = self._after([*acknowledged, *buried])
         try:
@@ -198,7 +200,7 @@ class Spool:
         return None if first is None else int(first)
 
     def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
-        sql = "SELECT id, key, events, units, readable, reason, value FROM dead WHERE id > ? ORDER BY id LIMIT ?"
+        sql = "SELECT id, key, events, units, readable, details, value FROM dead WHERE id > ? ORDER BY id LIMIT ?"
         return [_dead_letter(*row) for row in self._connection.rows(sql, (after, limit))]
 
     def counts(self) -> Counts:

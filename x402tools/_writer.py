@@ -105,7 +105,7 @@ class Writer:
         return unstored.plus(self._intake.waiting())
 
     @property
-    def lock(self) -> threading.RLock:  # type: ignore[valid-type]  # RLock is a function for the type checker
+    def lock(self) -> threading.RLock:
         """Held, nothing moves from memory to the store."""
         return self._lock
 

@@ -259,7 +259,7 @@ class UsageBuffer:
         parts = self._parts
         if intake.closed or parts is None:
             lock = parts.writer.lock if parts is not None else self._lock
-            with lock:  # type: ignore[attr-defined]  # see Writer.lock
+            with lock:
                 if intake.withdraw(event):
                     raise BufferClosedError("the buffer is closed; this event was not stored")
             return  # the last commit took it along
@@ -283,7 +283,7 @@ class UsageBuffer:
             SpoolError: the spool cannot be read.
         """
         parts = self._parts or self._start(even_closed=True)
-        with parts.writer.lock:  # type: ignore[attr-defined]  # see Writer.lock
+        with parts.writer.lock:
             waiting, dropped = parts.writer.waiting(), parts.intake.dropped()
             counts = parts.store.counts()
         flusher = parts.flusher

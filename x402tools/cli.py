@@ -13,7 +13,6 @@ import sys
 from typing import List, Optional
 
 import x402tools
-from x402tools.errors import MissingExtraError
 
 # Exit codes: 0 done, 1 the command says why it failed, 2 wrong arguments (argparse), 3 a package is not installed.
 _NOT_INSTALLED = 3
@@ -39,7 +38,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
             demonstration.add_arguments(demo)
             return demonstration.run(parser.parse_args(words))
-    except MissingExtraError as error:
+    except ImportError as error:  # MissingExtraError, and what the emulator raises: both name the extra
         print(f"x402tools: {error}", file=sys.stderr)
         return _NOT_INSTALLED
     parser.parse_args(words)

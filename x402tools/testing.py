@@ -1,0 +1,497 @@
+"""An emulator of the x402 Usage-Based Billing API, for the time of a test.
+
+>>> with Emulator() as emulator:                                                            # doctest: +SKIP
+...     client = X402Client(emulator.api_key, base_url=emulator.base_url)
+...     client.record_usage(emulator.create_envelope(), 5)
+...     assert emulator.ledger().units == 5
+
+It emulates the API as this SDK's documentation describes it, and is never the billing server. It needs the extra:
+``pip install "x402tools[emulator]"``. This module talks to it with nothing but the standard library, and imports
+nothing of the client, so that a test's two sides cannot agree by accident.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from urllib.parse import urlsplit
+
+from x402tools.emulator.extra import require_emulator_extra
+
+__all__ = ["BookedEvent", "Emulator", "EmulatorError", "Fault", "Ledger", "Tally"]
+
+START_SECONDS = 30.0  # Far more than the quarter of a second it takes: for a machine that is busy with other tests.
+STOP_SECONDS = 10.0
+REQUEST_SECONDS = 30.0
+EVENTS_PER_PAGE = 5000
+HOST = "127.0.0.1"
+
+
+class EmulatorError(Exception):
+    """The emulator did not start, is not running, or refused what a test asked of it; the message says which."""
+
+
+class Tally(NamedTuple):
+    """A number of booked records, and the sum of their amounts."""
+
+    events: int
+    units: int
+
+
+class Ledger(NamedTuple):
+    """What the emulator booked, whatever the client was told."""
+
+    events: int
+    """Records booked."""
+    units: int
+    """The sum of their amounts."""
+    repeats_dropped: int
+    """Requests answered from the idempotency memory, with nothing booked."""
+    conflicts: int
+    """Requests refused because their idempotency key came before with another body."""
+    requests: int
+    """Requests to the API since the emulator's process started, also those that met a fault."""
+    envelopes: Dict[str, Tally]
+    """What was booked, by envelope id; envelopes without usage are absent, deleted ones with usage are not."""
+
+
+class BookedEvent(NamedTuple):
+    """One booked record."""
+
+    sequence: int
+    """Its place in the order of booking, from 1."""
+    id: str
+    envelope_id: str
+    amount: int
+    timestamp: str
+    """As sent on the wire, such as ``2025-11-05T12:34:56.789Z``."""
+    metadata: Optional[Dict[str, Any]]
+    idempotency_key: Optional[str]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong, for a share of the requests. Make it with one of the constructors.
+
+    Every constructor also takes, by name: ``share`` (the part of the matching requests that meet it, default 1.0),
+    ``times`` (at most so often, default None for ever), ``method`` and ``path`` (only those requests; ``*`` in a path
+    stands for anything; default None for all) and ``seed`` (makes the draws repeatable). Of several faults, the first
+    that fits a request and is drawn happens. Values out of range are refused when the fault is set.
+    """
+
+    kind: str
+    share: float = 1.0
+    times: Optional[int] = None
+    method: Optional[str] = None
+    path: Optional[str] = None
+    error_status: int = 500
+    retry_after: Union[None, int, float, str] = None
+    seconds: float = 0.1
+    seed: Optional[int] = None
+
+    @classmethod
+    def status(cls, status: int, *, retry_after: Union[None, int, float, str] = None, **scope: Any) -> Fault:
+        """An answer with this status, 400 to 599, and a JSON error. Nothing is booked.
+
+        ``retry_after`` is in seconds, or ``"date:N"`` for an HTTP date N seconds ahead.
+        """
+        return cls("status", retry_after=retry_after, **{**scope, "error_status": status})
+
+    @classmethod
+    def rate_limited(cls, retry_after: Union[None, int, float, str] = None, **scope: Any) -> Fault:
+        """429, with ``Retry-After`` when given. Nothing is booked."""
+        return cls.status(429, retry_after=retry_after, **scope)
+
+    @classmethod
+    def unavailable(cls, retry_after: Union[None, int, float, str] = None, **scope: Any) -> Fault:
+        """503, with ``Retry-After`` when given. Nothing is booked."""
+        return cls.status(503, retry_after=retry_after, **scope)
+
+    @classmethod
+    def latency(cls, seconds: float, **scope: Any) -> Fault:
+        """Handled as usual, but only after these seconds, and also when the client has left by then."""
+        return cls("latency", **{**scope, "seconds": seconds})
+
+    @classmethod
+    def reset_before_commit(cls, **scope: Any) -> Fault:
+        """The connection is reset (RST). Nothing is booked."""
+        return cls("reset_before", **scope)
+
+    @classmethod
+    def reset_after_commit(cls, **scope: Any) -> Fault:
+        """The record is booked, and then the connection is reset (RST): the client cannot know."""
+        return cls("reset_after", **scope)
+
+    @classmethod
+    def truncated(cls, **scope: Any) -> Fault:
+        """The record is booked; its answer ends half-way through, short of its Content-Length."""
+        return cls("truncated", **scope)
+
+    @classmethod
+    def html_error(cls, **scope: Any) -> Fault:
+        """502 with an HTML page, as a proxy gives. Nothing is booked."""
+        return cls("html", **scope)
+
+    @classmethod
+    def html_ok(cls, **scope: Any) -> Fault:
+        """The record is booked; its answer is 200 with an HTML page."""
+        return cls("html_ok", **scope)
+
+    @classmethod
+    def drip(cls, seconds: float, **scope: Any) -> Fault:
+        """The record is booked; the body of its answer comes a byte at a time, over these seconds."""
+        return cls("drip", **{**scope, "seconds": seconds})
+
+    @classmethod
+    def hang(cls, seconds: float = 60.0, **scope: Any) -> Fault:
+        """The request is taken and never answered; the connection is closed after these seconds. Nothing is booked."""
+        return cls("hang", **{**scope, "seconds": seconds})
+
+    def to_json(self) -> Dict[str, Any]:
+        """The fault as ``POST /__emulator__/faults`` takes it."""
+        document = asdict(self)
+        document["status"] = document.pop("error_status")
+        return document
+
+    def to_header(self) -> str:
+        """The fault as the value of an ``X-Emulator-Fault`` header and of ``--fault``."""
+        fields = {name: value for name, value in self.to_json().items() if name != "kind" and value is not None}
+        return ";".join([self.kind, *(f"{name}={value}" for name, value in fields.items())])
+
+
+class Emulator:
+    """A running emulator: a context manager, or :meth:`start` and :meth:`stop`.
+
+    Its attributes ``base_url`` and ``api_key`` are what a client needs. In a thread (the default) it starts and stops
+    in a few hundredths of a second. In a process of its own (``process=True``) it can be killed and restarted.
+    Safe to use from several threads once it runs, except for starting and stopping.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        db: Union[None, str, os.PathLike[str]] = None,
+        process: bool = False,
+        faults: Sequence[Fault] = (),
+        idempotency: bool = True,
+        api_key: str = "sk_emulator",
+        choices: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        """Describe an emulator; nothing runs yet.
+
+        Args:
+            port: on 127.0.0.1; 0 takes a free one, which it keeps over :meth:`restart`.
+            db: the SQLite file of its books; None keeps them in memory, where they end with it.
+            process: run in a process of its own rather than in a thread of this one.
+            faults: in force from the start; after a restart too.
+            idempotency: whether ``Idempotency-Key`` is honoured.
+            api_key: a key that works from the start.
+            choices: what to do where the API's description is silent: fields of
+                :class:`x402tools.emulator.choices.Choices` by name, such as ``{"enforce_limits": False}``.
+        """
+        self.api_key = api_key
+        self.base_url = ""
+        """``http://127.0.0.1:PORT`` once it runs; empty before."""
+        self._port = port
+        self._db = None if db is None else os.fspath(db)
+        self._faults = tuple(faults)
+        self._choices = {**(choices or {}), **({} if idempotency else {"idempotency": False})}
+        self._is_process = process
+        self._runner: Union[None, _Thread, _Process] = None
+
+    def __repr__(self) -> str:
+        where = "process" if self._is_process else "thread"
+        state = self.base_url if self._runner is not None else "stopped"
+        return f"<Emulator {where} {state} db={self._db!r}>"
+
+    def __enter__(self) -> Emulator:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The id of the process it runs in: this one, unless ``process=True``.
+
+        Raises:
+            EmulatorError: it is not running.
+        """
+        return self._running().pid
+
+    # --- its life ---
+
+    def start(self) -> Emulator:
+        """Start it and return it, once it accepts connections. Does nothing when it runs.
+
+        Raises:
+            MissingEmulatorExtra: Starlette or uvicorn is not installed.
+            EmulatorError: the port is taken, the file cannot be opened, or a fault or choice is none.
+        """
+        if self._runner is not None:
+            return self
+        require_emulator_extra()
+        runner_class = _Process if self._is_process else _Thread
+        self._runner = runner_class(self._port, self._db, self._faults, self._choices, self.api_key)
+        self.base_url = self._runner.base_url
+        # Kept, so that a restart comes back where clients look for it.
+        self._port = urlsplit(self.base_url).port or 0
+        return self
+
+    def stop(self) -> None:
+        """End it, and drop connections that are still open. Idempotent.
+
+        With a ``db`` it can be started again with everything booked; without one the books are gone.
+        """
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.stop()
+
+    def kill(self) -> None:
+        """End its process as SIGKILL does: at once, in the middle of anything.
+
+        Raises:
+            EmulatorError: it is not running, or runs in a thread (use ``process=True``).
+        """
+        runner = self._running()
+        if not isinstance(runner, _Process):
+            raise EmulatorError("an emulator in a thread cannot be killed; make it with process=True")
+        self._runner = None
+        runner.kill()
+
+    def restart(self) -> Emulator:
+        """Stop it if it runs, and start it on the same port, with the same books if it has a ``db``.
+
+        Raises:
+            EmulatorError: as :meth:`start`.
+        """
+        self.stop()
+        return self.start()
+
+    # --- what a test asks of it ---
+
+    def ledger(self) -> Ledger:
+        """What was booked so far."""
+        document = self._control("GET", "ledger")
+        tallies = {name: Tally(**tally) for name, tally in document.pop("envelopes").items()}
+        return Ledger(envelopes=tallies, **document)
+
+    def events(self, after: int = 0) -> List[BookedEvent]:
+        """Every booked record, in the order of booking, from the one after that sequence number."""
+        booked: List[BookedEvent] = []
+        while True:
+            page = self._control("GET", f"events?after={after}&limit={EVENTS_PER_PAGE}")
+            booked.extend(_event(document) for document in page)
+            if len(page) < EVENTS_PER_PAGE:
+                return booked
+            after = booked[-1].sequence
+
+    def set_faults(self, *faults: Fault) -> None:
+        """Put these faults in force, in this order, instead of all others; counts and draws begin anew.
+
+        Raises:
+            EmulatorError: one of them has a value out of range.
+        """
+        self._control("POST", "faults", [fault.to_json() for fault in faults])
+
+    def clear_faults(self) -> None:
+        """Let nothing go wrong any more."""
+        self._control("DELETE", "faults")
+
+    def faults_fired(self) -> List[int]:
+        """How often each fault in force happened, in their order."""
+        return [rule["fired"] for rule in self._control("GET", "faults")]
+
+    def create_envelope(
+        self,
+        name: str = "Test",
+        limit: int = 2**53 - 1,
+        period: str = "MONTHLY",
+        reset_day: Optional[int] = None,
+    ) -> str:
+        """Make an envelope, by default one with room for everything, and return its id.
+
+        It is made with a request to the API, which faults may meet: make envelopes before setting faults.
+        """
+        document = {"name": name, "limit": limit, "period": period}
+        if reset_day is not None:
+            document["resetDay"] = reset_day
+        made = self._request("POST", "/envelopes", document)
+        return str(made["id"])
+
+    def set_clock_offset(self, seconds: float) -> None:
+        """Put the emulator's time this far ahead of the real one, to see periods end; 0 puts it right."""
+        self._control("POST", "clock", {"offset": seconds})
+
+    def reset(self) -> None:
+        """Empty the books: no envelopes, no usage, no counts, no keys but ``api_key``. Faults stay in force."""
+        self._control("POST", "reset")
+
+    # --- how it is asked ---
+
+    def _running(self) -> Union[_Thread, _Process]:
+        if self._runner is None:
+            raise EmulatorError("the emulator is not running; call start() first")
+        return self._runner
+
+    def _control(self, method: str, name: str, document: Any = None) -> Any:
+        return self._request(method, f"/__emulator__/{name}", document)
+
+    def _request(self, method: str, path: str, document: Any) -> Any:
+        self._running()
+        connection = http.client.HTTPConnection(urlsplit(self.base_url).netloc, timeout=REQUEST_SECONDS)
+        body = None if document is None else json.dumps(document)
+        try:
+            connection.request(method, path, body, {"Authorization": f"Bearer {self.api_key}"})
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise EmulatorError(f"{method} {path} failed: {error!r}") from error
+        finally:
+            connection.close()
+        if response.status >= http.client.BAD_REQUEST:
+            raise EmulatorError(f"{method} {path} was answered {response.status}: {content.decode('utf-8', 'replace')}")
+        return json.loads(content) if content else None
+
+
+class _Thread:
+    """The emulator in a daemon thread of this process."""
+
+    def __init__(
+        self, port: int, db: Optional[str], faults: Sequence[Fault], choices: Mapping[str, Any], api_key: str
+    ) -> None:
+        # Imported here: this module shall import without the extra, to be able to say which one is missing.
+        from x402tools.emulator import app, serving
+        from x402tools.emulator import faults as rules
+        from x402tools.emulator.choices import Choices
+        from x402tools.emulator.state import Books, BooksUnavailable
+
+        self.pid = os.getpid()
+        self._ready = threading.Event()
+        try:
+            script = rules.FaultScript([rules.Fault.from_json(fault.to_json()) for fault in faults])
+            listener = serving.listen(HOST, port)
+        except (OSError, ValueError) as error:
+            raise EmulatorError(str(error)) from error
+        try:
+            self._books = Books(db, choices=Choices().with_settings(choices), api_key=api_key)
+        except (BooksUnavailable, ValueError) as error:
+            listener.close()
+            raise EmulatorError(str(error)) from error
+        self.base_url = serving.base_url(listener)
+        self._failure: Optional[BaseException] = None
+        self._server = serving.Server(app.Emulator(self._books, script), on_ready=self._ready.set)
+        self._thread = threading.Thread(
+            target=self._serve, args=(serving.serve, listener), name="x402-emulator", daemon=True
+        )
+        self._thread.start()
+        self._await_ready()
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive():
+            raise EmulatorError(f"the emulator's thread has not ended within {STOP_SECONDS:.0f} s")
+        self._books.close()
+
+    def _serve(self, serve: Any, listener: Any) -> None:
+        try:
+            serve(listener, self._server)
+        # The edge of the thread: whatever it is, start() raises it from there.
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    def _await_ready(self) -> None:
+        is_ready = self._ready.wait(START_SECONDS)
+        if self._failure is not None or not is_ready:
+            self._server.stop()
+            raise EmulatorError(f"the emulator did not start: {self._failure or 'no answer'}") from self._failure
+
+
+class _Process:
+    """The emulator in a process of its own, which ends with this one at the latest when it is stopped."""
+
+    def __init__(
+        self, port: int, db: Optional[str], faults: Sequence[Fault], choices: Mapping[str, Any], api_key: str
+    ) -> None:
+        command = [sys.executable, "-m", "x402tools.emulator", "--json", "--port", str(port), "--api-key", api_key]
+        if db is not None:
+            command += ["--db", db]
+        for fault in faults:
+            command += ["--fault", fault.to_header()]
+        for name, value in choices.items():
+            command += ["--choice", f"{name}={value}"]
+        # A session of its own: Ctrl+C in a terminal is for the tests, which then stop the emulator themselves.
+        self._popen = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(), start_new_session=True
+        )
+        self.pid = self._popen.pid
+        self.base_url = self._await_ready()
+
+    def stop(self) -> None:
+        self._popen.send_signal(signal.SIGTERM)
+        try:
+            self._popen.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+        self._close()
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._close()
+
+    def _await_ready(self) -> str:
+        # Reading a pipe knows no time-out; killing the process ends it.
+        guard = threading.Timer(START_SECONDS, self._popen.kill)
+        guard.start()
+        try:
+            line = self._pipe(self._popen.stdout).readline()
+        finally:
+            guard.cancel()
+        if line:
+            return str(json.loads(line)["base_url"])
+        reason = self._pipe(self._popen.stderr).read().decode("utf-8", "replace").strip()
+        self._popen.kill()
+        self._close()
+        raise EmulatorError(f"the emulator did not start: {reason or 'it ended without a word'}")
+
+    def _close(self) -> None:
+        self._popen.wait()
+        for pipe in (self._popen.stdout, self._popen.stderr):
+            with contextlib.suppress(OSError):
+                self._pipe(pipe).close()
+
+    @staticmethod
+    def _pipe(pipe: Optional[IO[bytes]]) -> IO[bytes]:
+        assert pipe is not None  # Popen was given PIPE
+        return pipe
+
+
+def _event(document: Mapping[str, Any]) -> BookedEvent:
+    return BookedEvent(
+        sequence=document["sequence"],
+        id=document["id"],
+        envelope_id=document["envelopeId"],
+        amount=document["amount"],
+        timestamp=document["timestamp"],
+        metadata=document["metadata"],
+        idempotency_key=document["idempotencyKey"],
+    )
+
+
+def _environment() -> Dict[str, str]:
+    """This process's environment, with this package importable as it is here (also from a checkout)."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
