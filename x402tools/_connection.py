@@ -33,7 +33,7 @@ Row = Tuple[Any, ...]
 DatabaseError = sqlite3.Error
 
 # SQLite waits this long for another process's lock before it says "database is locked". Seconds.
-BUSY_TIMEOUT = 2.0
+BUSY_TIMEOUT = 1.0
 
 # Longer than SQLite itself may wait, so that running out of it means that the thread is stuck. Seconds.
 _DEADLINE = 12.0
@@ -78,7 +78,9 @@ class Transaction:
 
     def __init__(self, exchange: Callable[[Sequence[Statement]], List[Row]], kind: str) -> None:
         self._exchange = exchange
-        self._waiting: List[Statement] = [(f"BEGIN {kind}", ())]
+        self._waiting: List[Statement] = []
+        # Alone, because what is sent after a BEGIN that another process keeps waiting would wait just as long again.
+        exchange([(f"BEGIN {kind}", ())])
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Adds a statement; its failure shows at the next `rows` or at the end."""
@@ -132,8 +134,8 @@ class Connection:
                 and what is repeated must be harmless to repeat.
         """
         with self._lock:
-            transaction = Transaction(self._exchange, kind)
             try:
+                transaction = Transaction(self._exchange, kind)
                 yield transaction
                 transaction.commit()
             except BaseException:

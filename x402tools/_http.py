@@ -191,6 +191,8 @@ class Transport:
             headers = {"Authorization": self._bearer.header(), "Idempotency-Key": key}
             with closing(template.send(body, headers, self._timeouts)) as raw:
                 _refuse_redirect(raw)
+                if 200 <= raw.status < 300:
+                    return _without_body(raw, deadline)
                 return _whole(raw, deadline)
 
     def close(self) -> None:
@@ -326,6 +328,18 @@ def _whole(raw: Any, deadline: float) -> Reply:
         if time.monotonic() > deadline:
             raise APITimeoutError("the answer did not end in time")
     return Reply(raw.status, raw.headers, b"".join(pieces))
+
+
+def _without_body(raw: Any, deadline: float) -> Reply:
+    """A success whose body nobody wants: it is read so that the connection can be used again, whatever it is.
+
+    The status says that the service has booked the usage. A body that is cut short must not have it sent again.
+    """
+    try:
+        _whole(raw, deadline)
+    except (APIError, Urllib3Error, OSError):
+        raw.close()
+    return Reply(raw.status, raw.headers, b"")
 
 
 def _read(raw: Any) -> Iterator[bytes]:

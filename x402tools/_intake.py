@@ -14,6 +14,7 @@ writer sleeps and must be woken, the caller has to wait for a commit, or the int
 from __future__ import annotations
 
 import itertools
+import queue
 import secrets
 import threading
 from collections import deque
@@ -40,7 +41,9 @@ class Intake:
         self.events: Deque[Event] = deque()
         self.put: Callable[[Event], None] = self.events.append
         self.next_number: Callable[[], int] = itertools.count(1).__next__
-        self.wake = threading.Event()
+        # A SimpleQueue, because a signal handler may record while the main thread is just waking the writer: its put
+        # can be entered twice, the set of an Event cannot.
+        self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._attention_when_awake = attention
         self._dropped = Tally()
         self._dropped_lock = threading.Lock()  # guards _dropped
@@ -65,12 +68,20 @@ class Intake:
 
     def sleep(self, seconds: float) -> None:
         """The writer waits here for the next event."""
-        self.wake.clear()
+        while not self._wake_ups.empty():
+            self._wake_ups.get()
         self.attention = True
         if not self.events and not self.closed:  # looked at after the flag is up, so that no event slips through
-            self.wake.wait(seconds)
+            try:
+                self._wake_ups.get(timeout=seconds)
+            except queue.Empty:
+                pass
         if not self.closed:
             self.attention = self._attention_when_awake
+
+    def wake(self) -> None:
+        """Ends the writer's sleep."""
+        self._wake_ups.put(None)
 
     def wait_for_room(self) -> None:
         """Returns when fewer events than the limit wait here, or when the intake is closed."""
@@ -86,7 +97,7 @@ class Intake:
         """From now on every caller notices that it is too late."""
         self.closed = True
         self.attention = True
-        self.wake.set()
+        self.wake()
         self.made_room()
 
     def drop(self, event: Event) -> None:

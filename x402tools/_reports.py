@@ -11,7 +11,7 @@ from typing import Callable, List, NamedTuple, Optional
 from x402tools._batch import Post
 from x402tools._callbacks import Callbacks
 from x402tools._flusher import Observer
-from x402tools._store import Burial, Tally
+from x402tools._store import Burial
 from x402tools.errors import SpoolError
 from x402tools.models import Usage
 
@@ -75,10 +75,6 @@ class Reports(Observer):
         """An event was lost."""
         self._lost.count(why)
         self.calls.call(self._user.on_drop, usage)
-
-    def lost_at_close(self, lost: Tally, why: Optional[str]) -> None:
-        """The spool failed to the end: what was in memory goes with the process."""
-        self._problem(f"{lost.events} events ({lost.units} units) could not be stored and are lost: {why}")
 
     def _problem(self, message: str) -> None:
         self.last_error = message

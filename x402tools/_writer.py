@@ -16,7 +16,7 @@ import time
 from typing import Callable, List, Optional
 
 from x402tools import _batch
-from x402tools._batch import EncodedBatch
+from x402tools._batch import EncodedBatch, Post
 from x402tools._intake import Intake
 from x402tools._store import Store, Tally
 from x402tools.errors import SpoolError
@@ -65,6 +65,7 @@ class Writer:
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
+        self._committing = False
         self._unsynced = False
         self._trouble: Optional[SpoolError] = None
         self._stopping = threading.Event()
@@ -84,6 +85,9 @@ class Writer:
         Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
         """
         with self._lock:
+            if self._committing:  # a signal handler recorded in the middle of a commit, which will see the event
+                return False
+            self._committing = True
             try:
                 while self._intake.events or self._unstored:
                     self._store_some()
@@ -91,6 +95,8 @@ class Writer:
             except SpoolError as error:
                 self._set_trouble(error)
                 return False
+            finally:
+                self._committing = False
             self._set_trouble(None)
             return True
 
@@ -109,13 +115,33 @@ class Writer:
         """Held, nothing moves from memory to the store."""
         return self._lock
 
-    def stop(self, timeout: float) -> bool:
-        """Ends the thread and stores what is left; True when nothing is left in memory."""
+    def stop(self, deadline: float) -> List[Post]:
+        """Ends the thread and stores what is left; returns the events that could not be stored until the deadline.
+
+        Args:
+            deadline: a moment of `time.monotonic()`. One attempt is made in any case.
+        """
         self._stopping.set()
-        self._intake.wake.set()
+        self._intake.wake()
         if self._thread.ident is not None:
-            self._thread.join(max(timeout, 0.0))
-        return self.commit()
+            self._thread.join(max(deadline - time.monotonic(), 0.0))
+        retry = threading.Event()  # never set: only waited on
+        while not self.commit():
+            if time.monotonic() + _FIRST_RETRY >= deadline:
+                return self._give_up()
+            retry.wait(_FIRST_RETRY)
+        return []
+
+    def _give_up(self) -> List[Post]:
+        """Takes what is in memory out of the account of waiting events, and counts it as dropped."""
+        with self._lock:
+            rest = self._intake.take(len(self._intake.events))
+            if rest:
+                self._unstored.append(_batch.encode(self._intake.recorder, self._batch_number + 1, rest))
+            lost = [post for batch in self._unstored for post in _batch.decode(batch.value)]
+            self._unstored = []
+            self._intake.give_back_dropped(Tally(len(lost), sum(post.amount for post in lost)))
+            return lost
 
     def _run(self) -> None:
         empty_looks, retry = 0, _FIRST_RETRY

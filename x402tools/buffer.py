@@ -15,7 +15,7 @@ from x402tools import _event, _process, _spool_file
 from x402tools._event import LARGEST_AMOUNT, Event, PendingUsage, check_amount, snapshot_metadata
 from x402tools._flusher import Deliver, Flusher
 from x402tools._intake import Intake
-from x402tools._reports import Reports, UserCallbacks
+from x402tools._reports import Reports, UserCallbacks, usage_of
 from x402tools._spool import Spool
 from x402tools._store import DeadLetter, Store, Tally
 from x402tools._writer import Writer
@@ -263,7 +263,7 @@ class UsageBuffer:
                 if intake.withdraw(event):
                     raise BufferClosedError("the buffer is closed; this event was not stored")
             return  # the last commit took it along
-        intake.wake.set()
+        intake.wake()
         if self._durability != "interval":
             parts.writer.wait_for_commit()
 
@@ -367,8 +367,8 @@ class UsageBuffer:
                 self._closed = FlushResult(0)
                 return self._closed
             parts.intake.close()
-            parts.writer.stop(deadline - time.monotonic())
-            self._report_unstored(parts)
+            for post in parts.writer.stop(deadline):
+                parts.reports.dropped(usage_of(post), f"the spool failed until the end ({parts.writer.trouble})")
             ended = parts.flusher is None or parts.flusher.stop(deadline)
             self._closed = self._result(parts)
             parts.reports.calls.stop(deadline - time.monotonic())
@@ -454,11 +454,6 @@ class UsageBuffer:
 
     def _problem(self, parts: _Parts) -> Optional[str]:
         return parts.writer.trouble or (parts.flusher.gate_reason if parts.flusher is not None else None)
-
-    def _report_unstored(self, parts: _Parts) -> None:
-        lost = parts.writer.waiting()
-        if lost.events:
-            parts.reports.lost_at_close(lost, parts.writer.trouble)
 
 
 def _close_at_exit(reference: "weakref.ref[UsageBuffer]") -> None:
