@@ -44,8 +44,9 @@ _BATCHES_PER_LOAD = 20
 # POSTs held in memory at the most, those that wait for their next attempt included.
 _MOST_HELD = 20_000
 
-# How long one POST waits after a failure: short at first, because most failures are passing ones. Seconds.
-_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.1, 60.0, 0.01
+# How long one POST waits after a failure while others pass; in an outage the gate waits, for all of them. Short at
+# first, because most failures are passing ones, and never long, because flush() waits for the unluckiest. Seconds.
+_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.1, 10.0, 0.01
 
 _STANDBY = 0.5  # seconds between attempts to become the one that delivers
 _STORE_TROUBLE = 0.5  # seconds to wait after the store failed

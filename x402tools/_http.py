@@ -294,8 +294,9 @@ class _PostTemplate:
         target = self._adapter.request_url(self._prepared, proxies)
         if hasattr(self._adapter, "get_connection_with_tls_context"):
             return self._adapter.get_connection_with_tls_context(self._prepared, verify, proxies, cert), target
-        pool = self._adapter.get_connection(self._prepared.url, proxies)  # requests before 2.32
-        self._adapter.cert_verify(pool, self._prepared.url, verify, cert)
+        older: Any = self._adapter  # requests before 2.32
+        pool = older.get_connection(self._prepared.url, proxies)
+        older.cert_verify(pool, self._prepared.url, verify, cert)
         return pool, target
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from x402tools import _answers, _event
@@ -263,7 +262,7 @@ class X402Client:
         from x402tools import _retry  # tenacity takes longer to import than all the rest, and a script may not call
 
         body = None if payload is None else json.dumps(payload, allow_nan=False).encode("utf-8")
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex} if method == "POST" else None
+        headers = {"Idempotency-Key": key or os.urandom(16).hex()} if method == "POST" else None
         deadline = time.monotonic() + self._timeouts.total
         maybe_done = False
 

@@ -45,7 +45,7 @@ __all__ = [
 # What an answer may add to an error message or keep on it, in characters: enough to read, too little to flood a log.
 EXCERPT_LENGTH = 1000
 
-_LIMIT_EXCEEDED = re.compile(r"(?<!rate )limit\b.{0,40}\bexceed|exceed\w*\b.{0,40}(?<!rate )\blimit\b", re.IGNORECASE)
+_LIMIT_EXCEEDED = r"(?i)(?<!rate )limit\b.{0,40}\bexceed|exceed\w*\b.{0,40}(?<!rate )\blimit\b"
 
 
 class X402Error(Exception):
@@ -165,7 +165,7 @@ def error_for_status(status: int, message: str, *, envelope: bool) -> Type[APIEr
         message: what the service said; only read to tell an exceeded usage limit from other refusals.
         envelope: True when the request named an envelope, so that a 404 is about it.
     """
-    if status == 402 or (400 <= status < 500 and status not in (401, 429) and _LIMIT_EXCEEDED.search(message)):
+    if status == 402 or (400 <= status < 500 and status not in (401, 429) and re.search(_LIMIT_EXCEEDED, message)):
         return UsageLimitExceededError
     if status in (401, 403):
         return AuthenticationError

@@ -16,7 +16,8 @@ __all__ = ["ApiKey", "Envelope", "PeriodType", "Usage", "UsageStats"]
 PeriodType = Literal["DAILY", "WEEKLY", "MONTHLY", "YEARLY"]
 PERIODS: Tuple[str, ...] = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
 
-_ISO_8601 = re.compile(
+# Compiled at the first use (`re` keeps it): importing this package must not cost a script what it may never need.
+_ISO_8601 = (
     r"(\d{4})-?(\d\d)-?(\d\d)"
     r"(?:[Tt ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d{1,9}))?)?"
     r"(Z|z|[+-]\d\d(?::?\d\d)?)?)?"
@@ -32,7 +33,7 @@ def parse_time(text: str) -> datetime:
     Raises:
         ValueError: the text is not an ISO 8601 time.
     """
-    match = _ISO_8601.fullmatch(text.strip())
+    match = re.fullmatch(_ISO_8601, text.strip())
     if match is None:
         raise ValueError(f"not an ISO 8601 time: {text[:40]!r}")
     year, month, day, hour, minute, second, fraction, offset = match.groups()

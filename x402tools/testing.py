@@ -12,31 +12,20 @@ nothing of the client, so that a test's two sides cannot agree by accident.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
-import signal
-import subprocess
-import sys
-import threading
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 from urllib.parse import urlsplit
 
 from x402tools.emulator.extra import require_emulator_extra
+from x402tools.emulator.runners import EmulatorError, ProcessRunner, ThreadRunner
 
 __all__ = ["BookedEvent", "Emulator", "EmulatorError", "Fault", "Ledger", "Tally"]
 
-START_SECONDS = 30.0  # Far more than the quarter of a second it takes: for a machine that is busy with other tests.
-STOP_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 EVENTS_PER_PAGE = 5000
-HOST = "127.0.0.1"
-
-
-class EmulatorError(Exception):
-    """The emulator did not start, is not running, or refused what a test asked of it; the message says which."""
 
 
 class Tally(NamedTuple):
@@ -93,12 +82,12 @@ class Fault:
     method: Optional[str] = None
     path: Optional[str] = None
     error_status: int = 500
-    retry_after: Union[None, int, float, str] = None
+    retry_after: Union[int, float, str, None] = None
     seconds: float = 0.1
     seed: Optional[int] = None
 
     @classmethod
-    def status(cls, status: int, *, retry_after: Union[None, int, float, str] = None, **scope: Any) -> Fault:
+    def status(cls, status: int, *, retry_after: Union[int, float, str, None] = None, **scope: Any) -> Fault:
         """An answer with this status, 400 to 599, and a JSON error. Nothing is booked.
 
         ``retry_after`` is in seconds, or ``"date:N"`` for an HTTP date N seconds ahead.
@@ -106,12 +95,12 @@ class Fault:
         return cls("status", retry_after=retry_after, **{**scope, "error_status": status})
 
     @classmethod
-    def rate_limited(cls, retry_after: Union[None, int, float, str] = None, **scope: Any) -> Fault:
+    def rate_limited(cls, retry_after: Union[int, float, str, None] = None, **scope: Any) -> Fault:
         """429, with ``Retry-After`` when given. Nothing is booked."""
         return cls.status(429, retry_after=retry_after, **scope)
 
     @classmethod
-    def unavailable(cls, retry_after: Union[None, int, float, str] = None, **scope: Any) -> Fault:
+    def unavailable(cls, retry_after: Union[int, float, str, None] = None, **scope: Any) -> Fault:
         """503, with ``Retry-After`` when given. Nothing is booked."""
         return cls.status(503, retry_after=retry_after, **scope)
 
@@ -179,7 +168,7 @@ class Emulator:
         self,
         *,
         port: int = 0,
-        db: Union[None, str, os.PathLike[str]] = None,
+        db: Union[str, os.PathLike[str], None] = None,
         process: bool = False,
         faults: Sequence[Fault] = (),
         idempotency: bool = True,
@@ -206,7 +195,7 @@ class Emulator:
         self._faults = tuple(faults)
         self._choices = {**(choices or {}), **({} if idempotency else {"idempotency": False})}
         self._is_process = process
-        self._runner: Union[None, _Thread, _Process] = None
+        self._runner: Union[ThreadRunner, ProcessRunner, None] = None
 
     def __repr__(self) -> str:
         where = "process" if self._is_process else "thread"
@@ -240,8 +229,14 @@ class Emulator:
         if self._runner is not None:
             return self
         require_emulator_extra()
-        runner_class = _Process if self._is_process else _Thread
-        self._runner = runner_class(self._port, self._db, self._faults, self._choices, self.api_key)
+        runner_class = ProcessRunner if self._is_process else ThreadRunner
+        self._runner = runner_class(
+            port=self._port,
+            db=self._db,
+            faults=[fault.to_header() for fault in self._faults],
+            choices=self._choices,
+            api_key=self.api_key,
+        )
         self.base_url = self._runner.base_url
         # Kept, so that a restart comes back where clients look for it.
         self._port = urlsplit(self.base_url).port or 0
@@ -263,7 +258,7 @@ class Emulator:
             EmulatorError: it is not running, or runs in a thread (use ``process=True``).
         """
         runner = self._running()
-        if not isinstance(runner, _Process):
+        if not isinstance(runner, ProcessRunner):
             raise EmulatorError("an emulator in a thread cannot be killed; make it with process=True")
         self._runner = None
         runner.kill()
@@ -338,7 +333,7 @@ class Emulator:
 
     # --- how it is asked ---
 
-    def _running(self) -> Union[_Thread, _Process]:
+    def _running(self) -> Union[ThreadRunner, ProcessRunner]:
         if self._runner is None:
             raise EmulatorError("the emulator is not running; call start() first")
         return self._runner
@@ -363,121 +358,6 @@ class Emulator:
         return json.loads(content) if content else None
 
 
-class _Thread:
-    """The emulator in a daemon thread of this process."""
-
-    def __init__(
-        self, port: int, db: Optional[str], faults: Sequence[Fault], choices: Mapping[str, Any], api_key: str
-    ) -> None:
-        # Imported here: this module shall import without the extra, to be able to say which one is missing.
-        from x402tools.emulator import app, serving
-        from x402tools.emulator import faults as rules
-        from x402tools.emulator.choices import Choices
-        from x402tools.emulator.state import Books, BooksUnavailable
-
-        self.pid = os.getpid()
-        self._ready = threading.Event()
-        try:
-            script = rules.FaultScript([rules.Fault.from_json(fault.to_json()) for fault in faults])
-            listener = serving.listen(HOST, port)
-        except (OSError, ValueError) as error:
-            raise EmulatorError(str(error)) from error
-        try:
-            self._books = Books(db, choices=Choices().with_settings(choices), api_key=api_key)
-        except (BooksUnavailable, ValueError) as error:
-            listener.close()
-            raise EmulatorError(str(error)) from error
-        self.base_url = serving.base_url(listener)
-        self._failure: Optional[BaseException] = None
-        self._server = serving.Server(app.Emulator(self._books, script), on_ready=self._ready.set)
-        self._thread = threading.Thread(
-            target=self._serve, args=(serving.serve, listener), name="x402-emulator", daemon=True
-        )
-        self._thread.start()
-        self._await_ready()
-
-    def stop(self) -> None:
-        self._server.stop()
-        self._thread.join(STOP_SECONDS)
-        if self._thread.is_alive():
-            raise EmulatorError(f"the emulator's thread has not ended within {STOP_SECONDS:.0f} s")
-        self._books.close()
-
-    def _serve(self, serve: Any, listener: Any) -> None:
-        try:
-            serve(listener, self._server)
-        # The edge of the thread: whatever it is, start() raises it from there.
-        except BaseException as error:
-            self._failure = error
-        finally:
-            self._ready.set()
-
-    def _await_ready(self) -> None:
-        is_ready = self._ready.wait(START_SECONDS)
-        if self._failure is not None or not is_ready:
-            self._server.stop()
-            raise EmulatorError(f"the emulator did not start: {self._failure or 'no answer'}") from self._failure
-
-
-class _Process:
-    """The emulator in a process of its own, which ends with this one at the latest when it is stopped."""
-
-    def __init__(
-        self, port: int, db: Optional[str], faults: Sequence[Fault], choices: Mapping[str, Any], api_key: str
-    ) -> None:
-        command = [sys.executable, "-m", "x402tools.emulator", "--json", "--port", str(port), "--api-key", api_key]
-        if db is not None:
-            command += ["--db", db]
-        for fault in faults:
-            command += ["--fault", fault.to_header()]
-        for name, value in choices.items():
-            command += ["--choice", f"{name}={value}"]
-        # A session of its own: Ctrl+C in a terminal is for the tests, which then stop the emulator themselves.
-        self._popen = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(), start_new_session=True
-        )
-        self.pid = self._popen.pid
-        self.base_url = self._await_ready()
-
-    def stop(self) -> None:
-        self._popen.send_signal(signal.SIGTERM)
-        try:
-            self._popen.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-        self._close()
-
-    def kill(self) -> None:
-        self._popen.kill()
-        self._close()
-
-    def _await_ready(self) -> str:
-        # Reading a pipe knows no time-out; killing the process ends it.
-        guard = threading.Timer(START_SECONDS, self._popen.kill)
-        guard.start()
-        try:
-            line = self._pipe(self._popen.stdout).readline()
-        finally:
-            guard.cancel()
-        if line:
-            return str(json.loads(line)["base_url"])
-        reason = self._pipe(self._popen.stderr).read().decode("utf-8", "replace").strip()
-        self._popen.kill()
-        self._close()
-        raise EmulatorError(f"the emulator did not start: {reason or 'it ended without a word'}")
-
-    def _close(self) -> None:
-        self._popen.wait()
-        for pipe in (self._popen.stdout, self._popen.stderr):
-            with contextlib.suppress(OSError):
-                self._pipe(pipe).close()
-
-    @staticmethod
-    def _pipe(pipe: Optional[IO[bytes]]) -> IO[bytes]:
-        assert pipe is not None  # Popen was given PIPE
-        return pipe
-
-
 def _event(document: Mapping[str, Any]) -> BookedEvent:
     return BookedEvent(
         sequence=document["sequence"],
@@ -488,10 +368,3 @@ def _event(document: Mapping[str, Any]) -> BookedEvent:
         metadata=document["metadata"],
         idempotency_key=document["idempotencyKey"],
     )
-
-
-def _environment() -> Dict[str, str]:
-    """This process's environment, with this package importable as it is here (also from a checkout)."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
