@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import math
 import time
+from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Dict, List, Mapping, Optional, TypeVar
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, TypeVar
 
 from x402tools._http import Reply
+from x402tools._json_stream import objects, refuse_constant
 from x402tools.errors import EXCERPT_LENGTH, APIError, error_for_status
 
 Model = TypeVar("Model")
+
+# What a parser and a model raise over a body that is not what they were promised.
+_NONSENSE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+_decode = json.JSONDecoder(parse_constant=refuse_constant).decode
 
 
 def check(reply: Reply, *, envelope: bool) -> Reply:
@@ -42,8 +49,21 @@ def parse(reply: Reply, build: Callable[[Any], Model]) -> Model:
         APIError: the body is not JSON, or not what the contract promises for this call.
     """
     try:
-        return build(json.loads(reply.body.decode("utf-8-sig")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return build(_decode(reply.body.decode("utf-8-sig")))
+    except _NONSENSE as error:
+        raise unexpected(reply, error) from None
+
+
+def members(reply: Reply, pieces: Iterable[bytes], build: Callable[[Dict[str, Any]], Model]) -> Iterator[Model]:
+    """What `build` makes of each object of a bare JSON list, whose text arrives in pieces.
+
+    Raises:
+        APIError: the body is not such a list, or a member is not what the contract promises for this call.
+    """
+    try:
+        for data in objects(pieces):
+            yield build(data)
+    except _NONSENSE as error:
         raise unexpected(reply, error) from None
 
 
@@ -56,17 +76,6 @@ def unexpected(reply: Reply, error: Exception) -> APIError:
         request_id=request_id(reply.headers),
         body=excerpt(reply.body),
     )
-
-
-def list_of(build: Callable[[Dict[str, Any]], Model]) -> Callable[[Any], List[Model]]:
-    """A builder for a bare JSON list."""
-
-    def build_all(data: Any) -> List[Model]:
-        if not isinstance(data, list):
-            raise TypeError("not a list")
-        return [build(member) for member in data]
-
-    return build_all
 
 
 def request_id(headers: Mapping[str, str]) -> Optional[str]:
@@ -101,7 +110,9 @@ def excerpt(body: bytes) -> Optional[str]:
 
 def _http_date(text: str) -> Optional[float]:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        moment = parsedate_to_datetime(text)
+        # The oldest of HTTP's three forms names no zone; every date of HTTP is in GMT.
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
 

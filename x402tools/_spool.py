@@ -103,6 +103,7 @@ class Spool:
         self._lock = FileLock(path + ".lock")
         # How far the batches are settled that were handed out and are not done; only the holder of the claim has any.
         self._progress: Dict[int, _Progress] = {}
+        self._unsure: Optional[Tuple[str, Dict[int, _Progress]]] = None  # the last settlement, if it may be stored
         self._next_size_check = 0.0
         self._connection.rows("SELECT 1")
 
@@ -138,6 +139,10 @@ class Spool:
                 _count(transaction, "dropped", dropped)
 
     def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
+        if self._unsure is not None and self._turned_out_stored(*self._unsure):
+            acknowledged = [one for one in acknowledged if self._is_pending(one.place)]
+            buried = [one for one in buried if self._is_pending(one.place)]
+        self._unsure = None
         posts = [done.post for done in acknowledged]
         delivered = Tally(sum(post.events for post in posts), sum(post.amount for post in posts))
         settlement = uuid.uuid4().hex
@@ -151,14 +156,11 @@ class Spool:
                 _count(transaction, "delivered", delivered)
                 transaction.run("REPLACE INTO meta VALUES ('settlement', ?)", (settlement,))
         except SpoolError:
-            # A failing sync reports an error for what may be stored all the same, and must not be counted twice.
-            if self._connection.rows("SELECT 1 FROM meta WHERE key='settlement' AND value=?", (settlement,)) == []:
-                raise
-        for sequence, state in progress.items():
-            if _is_done(state):
-                self._progress.pop(sequence, None)
-            else:
-                self._progress[sequence] = state
+            # A sync that fails reports an error for what may be stored all the same. Counted again it would put the
+            # ledger wrong, so the next call looks first.
+            self._unsure = settlement, progress
+            raise
+        self._advance(progress)
 
     def requeue(self, ids: Sequence[int]) -> int:
         count = 0
@@ -267,6 +269,24 @@ class Spool:
         )
         left = [(Place(sequence, at), post) for at, post in enumerate(posts) if not bits >> at & 1]
         return SealedBatch(sequence, left)
+
+    def _turned_out_stored(self, settlement: str, progress: Dict[int, _Progress]) -> bool:
+        known = self._connection.rows("SELECT value FROM meta WHERE key = 'settlement'")
+        if known != [(settlement,)]:
+            return False
+        self._advance(progress)
+        return True
+
+    def _advance(self, progress: Dict[int, _Progress]) -> None:
+        for sequence, state in progress.items():
+            if _is_done(state):
+                self._progress.pop(sequence, None)
+            else:
+                self._progress[sequence] = state
+
+    def _is_pending(self, place: Place) -> bool:
+        state = self._progress.get(place.sequence)
+        return state is not None and not state.bits >> place.position & 1
 
     def _after(self, settled: Iterable[Any]) -> Dict[int, _Progress]:
         """The progress of every batch concerned once these POSTs are settled."""
