@@ -221,7 +221,7 @@ class Flusher:
         delivery, verdict = answer
         now = self._clock()
         if verdict.move is Move.ACKNOWLEDGE:
-            self._gate_noted(self._gate.delivered)
+            self._gate_noted(lambda: self._gate.answered(now))
             self._delivered_count += 1
             self._acknowledged.append(Acknowledgement(delivery.place, delivery.post))
         elif verdict.move is Move.BURY or self._is_hopeless(delivery, verdict):
@@ -248,7 +248,7 @@ class Flusher:
         burial = Burial(delivery.place, delivery.post, verdict.reason, verdict.status_code, delivery.attempts)
         self._buried.append(burial)
         if verdict.move is Move.BURY:  # the service answered sensibly, so it is there
-            self._gate_noted(self._gate.delivered)
+            self._gate_noted(lambda: self._gate.answered(self._clock()))
 
     def _settle(self) -> None:
         if self._settle_by is None:

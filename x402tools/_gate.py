@@ -27,13 +27,14 @@ LONGEST_RETRY_AFTER = 300.0
 
 
 class Gate:
-    """Opened by a delivery, closed by failures."""
+    """Opened by an answer that makes sense, closed by failures."""
 
     def __init__(self) -> None:
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
         self._failures = 0  # since the last delivery
         self._closings = 0  # since the last delivery
         self._opens_at = 0.0
+        self._asked_until = 0.0  # what the service asked for; no answer to an earlier POST shortens it
         self.reason: Optional[str] = None  # why it is not open; None when it is
 
     def seconds_closed(self, now: float) -> float:
@@ -44,10 +45,11 @@ class Gate:
         """How many may be under way at the same time once it is not closed: `at_once`, or one to try it out."""
         return at_once if self.reason is None else 1
 
-    def delivered(self) -> None:
-        """A POST was taken by the service."""
+    def answered(self, now: float) -> None:
+        """The service dealt with a POST, so it is there and accepts the key."""
         self._failures = self._closings = 0
-        self.reason = None
+        if now >= self._asked_until:
+            self.reason = None
 
     def failed(self, verdict: Verdict, now: float) -> None:
         """A POST has to be tried again, for what the verdict says."""
@@ -55,7 +57,8 @@ class Gate:
             return  # sent before the gate closed: it says nothing new
         self._failures += 1
         if verdict.wait is not None:
-            self._close(verdict.reason, now + min(verdict.wait, LONGEST_RETRY_AFTER))
+            self._asked_until = max(self._asked_until, now + min(verdict.wait, LONGEST_RETRY_AFTER))
+            self._close(verdict.reason, self._asked_until)
         elif verdict.locked_out or self.reason is not None or self._failures >= OUTAGE_AFTER:
             self._closings += 1
             self._close(verdict.reason, now + self._pauses.seconds(self._closings))

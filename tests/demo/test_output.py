@@ -1,0 +1,68 @@
+"""What the demo prints, and what it says when it cannot run."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+from x402tools.demo import report
+from x402tools.demo.checking import Row
+from x402tools.demo.progress import Progress
+from x402tools.testing import Tally
+
+WITHOUT_GUNICORN = """
+import sys
+sys.modules["gunicorn"] = None
+from x402tools.demo.__main__ import main
+sys.exit(main([]))
+"""
+
+
+def test_without_gunicorn() -> None:
+    """Without gunicorn the command names the extra to install and exits with 3."""
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_GUNICORN], check=False, capture_output=True, text=True, timeout=60
+    )
+
+    assert ended.returncode == 3
+    assert 'pip install "x402tools[demo]"' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_progress_in_a_pipe() -> None:
+    """A pipe gets plain lines, at most one a second, and the last one in any case."""
+    stream, seconds = io.StringIO(), iter([0.0, 0.0, 0.3, 1.1, 1.1, 1.2])
+    progress = Progress(stream, clock=lambda: next(seconds))
+
+    for text in ("one", "two", "three"):
+        progress.show(text)
+    progress.show("last", last=True)
+
+    assert stream.getvalue() == "one\nthree\nlast\n"
+
+
+def test_progress_in_a_terminal() -> None:
+    """In a terminal a line changes in place, what is said stands above it, and it never fills the last column."""
+    stream = io.StringIO()
+    progress = Progress(stream, in_place=True)
+
+    progress.show("x" * 100)
+    progress.say("said")
+    progress.rest()
+
+    line = "x" * 79
+    assert stream.getvalue() == f"\r\x1b[K{line}\r\x1b[Ksaid\n{line}\n"
+
+
+def test_a_table_fits_the_screen() -> None:
+    """Long names are cut, figures never are; what differs comes first; beyond 20 envelopes the rest is summed up."""
+    rows = [Row(f"a customer with a long name {n}" * 2, Tally(1, 10**9), Tally(1, 10**9)) for n in range(50)]
+    rows.append(Row("wrong", Tally(1, 5), Tally(2, 10)))
+
+    lines = report.table(rows, "file", "ledger")
+
+    assert max(map(len, lines)) <= 80
+    assert lines[3].split() == ["wrong", "1", "5", "2", "10", "1", "5"]
+    assert lines[-3].split()[:2] == ["32", "more"]
+    assert lines[-1].split() == ["all", "51", "50,000,000,005", "52", "50,000,000,010", "1", "5"]
