@@ -96,7 +96,12 @@ class ProcessRunner:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(), start_new_session=True
         )
         self.pid = self._popen.pid
-        self.base_url = self._await_ready()
+        try:
+            self.base_url = self._await_ready()
+        except BaseException:  # Ctrl+C as well: nobody else knows of the process yet
+            self._popen.kill()
+            self._close()
+            raise
 
     def stop(self) -> None:
         self._popen.send_signal(signal.SIGTERM)
@@ -121,8 +126,6 @@ class ProcessRunner:
         if line:
             return str(json.loads(line)["base_url"])
         reason = self._pipe(self._popen.stderr).read().decode("utf-8", "replace").strip()
-        self._popen.kill()
-        self._close()
         raise EmulatorError(f"the emulator did not start: {reason or 'it ended without a word'}")
 
     def _close(self) -> None:
