@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import closing
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, TypeVar
+from typing import Any, Callable, Dict, Generator, Iterator, Mapping, Optional, TypeVar
 
 from x402tools._http import Reply
 from x402tools._json_stream import objects, refuse_constant
@@ -54,17 +55,20 @@ def parse(reply: Reply, build: Callable[[Any], Model]) -> Model:
         raise unexpected(reply, error) from None
 
 
-def members(reply: Reply, pieces: Iterable[bytes], build: Callable[[Dict[str, Any]], Model]) -> Iterator[Model]:
+def members(
+    reply: Reply, pieces: Generator[bytes, None, None], build: Callable[[Dict[str, Any]], Model]
+) -> Iterator[Model]:
     """What `build` makes of each object of a bare JSON list, whose text arrives in pieces.
 
     Raises:
         APIError: the body is not such a list, or a member is not what the contract promises for this call.
     """
-    try:
-        for data in objects(pieces):
-            yield build(data)
-    except _NONSENSE as error:
-        raise unexpected(reply, error) from None
+    with closing(pieces):  # and with it the connection, at once and not when the last traceback is forgotten
+        try:
+            for data in objects(pieces):
+                yield build(data)
+        except _NONSENSE as error:
+            raise unexpected(reply, error) from None
 
 
 def unexpected(reply: Reply, error: Exception) -> APIError:

@@ -191,7 +191,7 @@ class Connection:
         except sqlite3.Error as error:
             raise SpoolError(f"{self._path}: {error}") from error
 
-    def _next_answer(self, answers: "queue.SimpleQueue[Any]", thread: threading.Thread, deadline: float) -> Any:
+    def _next_answer(self, answers: queue.SimpleQueue[Any], thread: threading.Thread, deadline: float) -> Any:
         while True:
             try:
                 return answers.get(timeout=_LOOK_EVERY)

@@ -54,7 +54,7 @@ def check_id(value: object, argument: str) -> str:
     if not value or len(value) > LONGEST_ID:
         raise ValidationError(f"{argument} must have 1 to {LONGEST_ID} characters, not {len(value)}")
     if value in (".", "..") or not value.isprintable():
-        raise ValidationError(f"{argument} must be printable text other than '.' and '..', not {ascii(value)}")
+        raise ValidationError(f"{argument} must be printable text other than '.' and '..', not {value!a}")
     return value
 
 

@@ -8,22 +8,32 @@ host), keep cookies, read a body of any size, and put the API key into the text 
 from __future__ import annotations
 
 import http.cookiejar
+import socket
+import ssl
 import time
 from contextlib import closing
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from http.client import HTTPException
+from typing import Any, Callable, Dict, Generator, Iterator, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError
+from urllib3.exceptions import ConnectTimeoutError, LocationValueError, NewConnectionError, ProxyError
 from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.exceptions import SSLError as Urllib3SSLError
 from urllib3.exceptions import TimeoutError as Urllib3Timeout
 from urllib3.util import Timeout as Urllib3Timeouts
 
 from x402tools import _process
-from x402tools.errors import APIConnectionError, APIError, APITimeoutError, AuthenticationError, ValidationError
+from x402tools.errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    AuthenticationError,
+    ValidationError,
+    X402Error,
+)
 
 # No single answer of this API comes near it; lists are read as a stream and are not limited by it.
 LARGEST_ANSWER = 1024 * 1024  # bytes, after decompression
@@ -64,8 +74,8 @@ def check_base_url(url: object, allow_http: bool) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValidationError(f"base_url is not a URL: {error}") from None
+    except ValueError:  # its text repeats what it takes for a port, which may be a part of a password
+        raise ValidationError("base_url is not a URL: its host or its port is not one") from None
     if parts.scheme not in ("https", "http") or not host:
         raise ValidationError("base_url must begin with https:// and name a host")
     if parts.username is not None or parts.password is not None or "?" in url or "#" in url:
@@ -106,7 +116,7 @@ class Bearer(AuthBase):
             return f"Bearer {check_api_key(self._key())}"
         except ValidationError as error:
             raise AuthenticationError(str(error)) from None
-        except Exception as error:  # whatever the user's callable raises; its text may hold a secret
+        except Exception as error:  # noqa: BLE001 - whatever the user's callable raises; its text may hold a secret
             raise AuthenticationError(f"the api_key callable raised {type(error).__name__}") from None
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -164,7 +174,7 @@ class Transport:
 
     def stream(
         self, path: str, *, query: Optional[Dict[str, str]] = None, deadline: float
-    ) -> Tuple[Reply, Iterator[bytes]]:
+    ) -> Tuple[Reply, Generator[bytes, None, None]]:
         """Like `send` for a GET, but a 2xx answer comes as pieces of its body; close the iterator to stop early.
 
         The `Reply` has an empty body then; for any other status it has the body and there are no pieces.
@@ -174,7 +184,7 @@ class Transport:
             if 200 <= response.status_code < 300:
                 return Reply(response.status_code, response.headers, b""), self._pieces(response)
             with closing(response):
-                return _whole(response.raw, deadline), iter(())
+                return _whole(response.raw, deadline), _no_pieces()
 
     def post_usage(self, body: bytes, key: str) -> Reply:
         """One attempt at POST /usage, as `send` would do it, at about a third of the cost.
@@ -226,19 +236,19 @@ class Transport:
                 method, url, params=query, data=body, headers={**_JSON, **(headers or {})}, auth=self._bearer
             )
         )
+        # As a hook, it comes before the session looks where a redirect leads: that reads a body of any size.
+        request.hooks["response"].append(lambda response, **_: _refuse_redirect(response.raw))
         settings = _settings(self.session, url)
         left = max(deadline - time.monotonic(), 0.001)
-        response = self.session.send(
+        return self.session.send(
             request,
             stream=True,
             allow_redirects=False,
             timeout=(min(self._timeouts.connect, left), min(self._timeouts.read, left)),
             **settings,
         )
-        _refuse_redirect(response.raw)
-        return response
 
-    def _pieces(self, response: requests.Response) -> Iterator[bytes]:
+    def _pieces(self, response: requests.Response) -> Generator[bytes, None, None]:
         with _translated(), closing(response):
             received, deadline = 0, time.monotonic() + self._timeouts.total
             for piece in _read(response.raw):
@@ -302,20 +312,32 @@ class _PostTemplate:
 
 def _settings(session: requests.Session, url: str) -> Dict[str, Any]:
     """Proxies, certificates: what the session says, and the environment where the session allows it."""
-    merged = dict(session.merge_environment_settings(url, {}, True, None, None))
+    # Handed in rather than left to the merge, in which the environment wins over the session.
+    verify = None if session.verify is True else session.verify
+    merged = dict(session.merge_environment_settings(url, dict(session.proxies), True, verify, None))
     return {name: merged[name] for name in ("proxies", "verify", "cert")}
 
 
 def _refuse_redirect(raw: Any) -> None:
     if not 300 <= raw.status < 400:
         return
-    target = urlsplit(raw.headers.get("Location", ""))
     raw.close()
     raise APIError(
-        f"the service answered with a redirect ({raw.status}) to {target.scheme}://{target.hostname}; "
+        f"the service answered with a redirect ({raw.status}) to {_where(raw.headers.get('Location', ''))}; "
         "redirects are not followed, check base_url",
         raw.status,
     )
+
+
+def _where(location: str) -> str:
+    """Scheme and host of a redirect: its path and query may hold what is not for a log."""
+    try:
+        target = urlsplit(location)
+        if target.scheme and target.hostname:
+            return f"{target.scheme}://{target.hostname}"[:200]
+    except ValueError:
+        return "something that is not a URL"
+    return "itself" if location else "nowhere"
 
 
 def _whole(raw: Any, deadline: float) -> Reply:
@@ -325,6 +347,8 @@ def _whole(raw: Any, deadline: float) -> Reply:
         pieces.append(piece)
         size += len(piece)
         if size > LARGEST_ANSWER:
+            if raw.status >= 400:  # the status says all; what follows is a page for people
+                break
             raise APIError(f"the answer is larger than {LARGEST_ANSWER} bytes", raw.status)
         if time.monotonic() > deadline:
             raise APITimeoutError("the answer did not end in time")
@@ -343,6 +367,10 @@ def _without_body(raw: Any, deadline: float) -> Reply:
     return Reply(raw.status, raw.headers, b"")
 
 
+def _no_pieces() -> Generator[bytes, None, None]:
+    yield from ()
+
+
 def _read(raw: Any) -> Iterator[bytes]:
     """The body as it arrives. `read1` returns what is there, so that a slow drip meets the deadline between reads."""
     read1 = getattr(raw, "read1", None)
@@ -356,32 +384,54 @@ def _read(raw: Any) -> Iterator[bytes]:
         yield piece
 
 
-class _translated:
-    """Turns what requests and urllib3 raise into our errors, without the chain: theirs hold the request and its key."""
+class _translated:  # noqa: N801 - it reads as a word of the `with` that uses it
+    """Turns what is raised below into our errors, without the chain: what it holds leads to the request and its key."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, (requests.RequestException, Urllib3Error)):
-            raise _translate(error) from None
+        if not isinstance(error, Exception) or isinstance(error, X402Error):
+            return
+        ours = _translate(error)
+        try:
+            raise ours from None
+        finally:
+            ours.__context__ = None  # `from None` hides it from a traceback, and keeps it
+
+
+# Raised before a connection is made, and again each time.
+_UNSENDABLE = (
+    LocationValueError,
+    requests.exceptions.InvalidHeader,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+)
 
 
 def _translate(error: Exception) -> APIConnectionError:
-    """Both libraries' errors: ours come from requests, or from urllib3 where its pool was used directly."""
+    """The errors come from requests, or from urllib3 where its pool was used; a user's adapter may raise anything."""
+    if not isinstance(error, (requests.RequestException, Urllib3Error, HTTPException, OSError)):
+        # Not its text: nobody knows what an adapter of the user's own puts there.
+        return APIConnectionError(f"the request failed ({type(error).__name__})", retryable=False)
     what = f"{type(error).__name__}: {_innermost(error)}"[:300]
     if isinstance(error, (requests.ConnectTimeout, ConnectTimeoutError)) and not isinstance(error, NewConnectionError):
         return APITimeoutError(f"no connection in time ({what})", maybe_processed=False)
-    if isinstance(error, (requests.Timeout, Urllib3Timeout)) and not isinstance(error, NewConnectionError):
+    if isinstance(error, (requests.Timeout, Urllib3Timeout, socket.timeout)) and not isinstance(
+        error, NewConnectionError
+    ):
         return APITimeoutError(f"no answer in time ({what})")
-    if isinstance(error, (requests.exceptions.SSLError, Urllib3SSLError)):
+    # A connection that ends within the handshake is one that ended, as when a server restarts; TLS is not at fault.
+    ended = any(isinstance(one, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) for one in _chain(error))
+    if isinstance(error, (requests.exceptions.SSLError, Urllib3SSLError, ssl.SSLError)) and not ended:
         return APIConnectionError(f"TLS failed ({what})", retryable=False, maybe_processed=False)
     if isinstance(error, (requests.exceptions.ProxyError, ProxyError)):
         return APIConnectionError(f"the proxy failed ({what})", maybe_processed=False)
-    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, Urllib3Error)):
-        refused = any(isinstance(one, NewConnectionError) for one in _chain(error))
-        return APIConnectionError(f"no whole answer ({what})", maybe_processed=not refused)
-    return APIConnectionError(f"the request cannot be sent ({what})", retryable=False, maybe_processed=False)
+    if isinstance(error, _UNSENDABLE):
+        return APIConnectionError(f"the request cannot be sent ({what})", retryable=False, maybe_processed=False)
+    refused = any(isinstance(one, NewConnectionError) for one in _chain(error))
+    return APIConnectionError(f"no whole answer ({what})", maybe_processed=not refused)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

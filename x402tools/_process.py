@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Dict, Optional, Protocol
+from typing import ClassVar, Dict, Optional, Protocol
 
 try:
     import fcntl
@@ -27,7 +27,7 @@ class Forgetful(Protocol):
         """Runs in a forked child: let go of what the parent built, touch none of its locks, close nothing."""
 
 
-_forgetful: "weakref.WeakSet[Forgetful]" = weakref.WeakSet()
+_forgetful: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 
 
 def forget_after_fork(thing: Forgetful) -> None:
@@ -54,7 +54,7 @@ class FileLock:
     """
 
     _registry_lock = threading.Lock()  # guards _holders
-    _holders: Dict[str, FileLock] = {}
+    _holders: ClassVar[Dict[str, FileLock]] = {}
 
     def __init__(self, path: str) -> None:
         self._path = os.path.realpath(path)

@@ -7,7 +7,7 @@ pauses without blocking anybody: it says how long, the flusher does the waiting 
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, TypeVar, cast
+from typing import Any, Callable, Dict, TypeVar, cast
 
 import tenacity
 
@@ -52,8 +52,7 @@ def call_with_retries(
     Args:
         attempt: one request; raises an `X402Error` whose `retryable` says whether to try again.
         max_retries: how many attempts may follow the first.
-        deadline: a moment of `time.monotonic()`; no pause ends after it, and no wait that the service asked for is begun
-            that would.
+        deadline: a moment of `time.monotonic()`; no pause is begun that would end after it.
         sleep: what waits between two attempts.
 
     Raises:
@@ -61,14 +60,20 @@ def call_with_retries(
     """
     pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 
+    drawn: Dict[
+        int, float
+    ] = {}  # by attempt: releases of tenacity differ in whether they ask `pause` or `enough` first
+
     def pause(state: tenacity.RetryCallState) -> float:
-        wanted = max(pauses.seconds(state.attempt_number), _retry_after(state))
-        return max(min(wanted, deadline - time.monotonic()), 0.0)
+        number = state.attempt_number
+        if number not in drawn:
+            drawn[number] = max(pauses.seconds(number), _retry_after(state))
+        return drawn[number]
 
     def enough(state: tenacity.RetryCallState) -> bool:
-        asked = _retry_after(state)
-        out_of_time = time.monotonic() + asked >= deadline
-        return state.attempt_number > max_retries or asked > LONGEST_RETRY_AFTER or out_of_time
+        # A pause that takes the rest of the time would only put a time-out in the place of what the service said.
+        out_of_time = time.monotonic() + pause(state) >= deadline
+        return state.attempt_number > max_retries or _retry_after(state) > LONGEST_RETRY_AFTER or out_of_time
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, X402Error) and error.retryable),

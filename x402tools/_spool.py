@@ -37,22 +37,33 @@ _HALF = 26
 _BASE = 2**53
 
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS sealed (sequence INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT UNIQUE NOT NULL,"
-    " sealed_at REAL NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, value BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS settled (sequence INTEGER PRIMARY KEY, events INTEGER NOT NULL,"
-    " units INTEGER NOT NULL, bits BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS dead (id INTEGER PRIMARY KEY AUTOINCREMENT, place TEXT UNIQUE NOT NULL,"
-    " key TEXT NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, readable INTEGER NOT NULL,"
-    " details TEXT NOT NULL, value BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS ledger (name TEXT PRIMARY KEY, events INTEGER NOT NULL, high INTEGER NOT NULL,"
-    " low INTEGER NOT NULL)",
+    (
+        "CREATE TABLE IF NOT EXISTS sealed (sequence INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT UNIQUE NOT NULL,"
+        " sealed_at REAL NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, value BLOB NOT NULL)"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS settled (sequence INTEGER PRIMARY KEY, events INTEGER NOT NULL,"
+        " units INTEGER NOT NULL, bits BLOB NOT NULL)"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS dead (id INTEGER PRIMARY KEY AUTOINCREMENT, place TEXT UNIQUE NOT NULL,"
+        " key TEXT NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, readable INTEGER NOT NULL,"
+        " details TEXT NOT NULL, value BLOB NOT NULL)"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS ledger (name TEXT PRIMARY KEY, events INTEGER NOT NULL, high INTEGER NOT NULL,"
+        " low INTEGER NOT NULL)"
+    ),
     "INSERT OR IGNORE INTO ledger VALUES ('recorded', 0, 0, 0), ('delivered', 0, 0, 0), ('dropped', 0, 0, 0)",
     f"PRAGMA application_id={_APPLICATION}",
     f"PRAGMA user_version={FORMAT}",
 )
 
 _ADD_BATCH = "INSERT OR IGNORE INTO sealed (batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
-_COUNT = "UPDATE ledger SET events = events + ?1, high = high + (low + ?2) / ?3, low = (low + ?2) % ?3 WHERE name = ?4"
+_COUNT = (
+    f"UPDATE ledger SET events = events + ?, high = high + (low + ?) / {_BASE}, low = (low + ?) % {_BASE}"
+    " WHERE name = ?"
+)
 _COUNT_IF_ADDED = _COUNT + " AND changes() = 1"  # the batch before may have been stored already
 _OLDEST = (
     "SELECT sealed.sequence, sealed.events, sealed.units, sealed.value, settled.bits FROM sealed"
@@ -133,7 +144,7 @@ class Spool:
         with self._connection.transaction() as transaction:
             for batch in batches:
                 transaction.run(_ADD_BATCH, (batch.id, now, batch.events, batch.units, batch.value))
-                transaction.run(_COUNT_IF_ADDED, (batch.events, batch.units, _BASE, "recorded"))
+                transaction.run(_COUNT_IF_ADDED, (batch.events, batch.units, batch.units, "recorded"))
             if dropped.events:
                 _count(transaction, "recorded", dropped)
                 _count(transaction, "dropped", dropped)
@@ -329,7 +340,8 @@ def _is_prepared(path: str) -> bool:
 
 
 def _count(transaction: Transaction, name: str, tally: Tally) -> None:
-    transaction.run(_COUNT, (tally.events, tally.units % _BASE, _BASE, name))
+    low = tally.units % _BASE
+    transaction.run(_COUNT, (tally.events, low, low, name))
     if tally.units >= _BASE:
         transaction.run("UPDATE ledger SET high = high + ? WHERE name = ?", (tally.units // _BASE, name))
 

@@ -456,7 +456,7 @@ class UsageBuffer:
         return parts.writer.trouble or (parts.flusher.gate_reason if parts.flusher is not None else None)
 
 
-def _close_at_exit(reference: "weakref.ref[UsageBuffer]") -> None:
+def _close_at_exit(reference: weakref.ref[UsageBuffer]) -> None:
     buffer = reference()
     if buffer is not None:
         buffer.close()

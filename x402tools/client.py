@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from x402tools import _answers, _event
 from x402tools._http import Bearer, Reply, Timeouts, Transport, check_api_key, check_base_url, new_session
-from x402tools._json_stream import NotAListError, objects
 from x402tools.errors import APIError, NotFoundError, ValidationError
 from x402tools.models import PERIODS, ApiKey, Envelope, PeriodType, Usage, UsageStats
 
@@ -187,7 +187,7 @@ class X402Client:
         return _answers.parse(reply, Usage.from_dict)
 
     def get_usage(self, envelope_id: Optional[str] = None) -> List[Usage]:
-        """All usage records, or those of one envelope. For many records see `iter_usage`."""
+        """All usage records, or those of one envelope; "" stands for all, too. For many records see `iter_usage`."""
         return list(self.iter_usage(envelope_id))
 
     def iter_usage(self, envelope_id: Optional[str] = None) -> Iterator[Usage]:
@@ -195,7 +195,8 @@ class X402Client:
 
         A failure before the first record is tried again like any other call; one in the middle is raised.
         """
-        query = {"envelopeId": _event.check_id(envelope_id, "envelope_id")} if envelope_id else None
+        names_one = envelope_id is not None and envelope_id != ""
+        query = {"envelopeId": _event.check_id(envelope_id, "envelope_id")} if names_one else None
         return self._list("/usage", Usage.from_dict, query)
 
     def get_usage_stats(self) -> UsageStats:
@@ -276,7 +277,8 @@ class X402Client:
                     return Reply(204, {}, b"")
                 raise
             except APIError as error:
-                maybe_done = maybe_done or (error.retryable and getattr(error, "maybe_processed", True))
+                refused = error.status_code == 429  # turned away at the door: nothing was done
+                maybe_done = maybe_done or (error.retryable and not refused and getattr(error, "maybe_processed", True))
                 raise
 
         return _retry.call_with_retries(attempt, max_retries=self._max_retries, deadline=deadline)
@@ -289,16 +291,14 @@ class X402Client:
 
         deadline = time.monotonic() + self._timeouts.total
 
-        def attempt() -> Tuple[Reply, Iterator[bytes]]:
+        def attempt() -> Tuple[List[Any], Iterator[Any]]:
             reply, pieces = self._transport.stream(path, query=query, deadline=deadline)
-            return _answers.check(reply, envelope=query is not None), pieces
+            members = _answers.members(_answers.check(reply, envelope=query is not None), pieces, build)
+            return list(islice(members, 1)), members  # up to the first member nothing is given away yet
 
-        reply, pieces = _retry.call_with_retries(attempt, max_retries=self._max_retries, deadline=deadline)
-        try:
-            for data in objects(pieces):
-                yield build(data)
-        except (NotAListError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _answers.unexpected(reply, error) from None
+        first, rest = _retry.call_with_retries(attempt, max_retries=self._max_retries, deadline=deadline)
+        yield from first
+        yield from rest
 
     def _deliver(self, body: bytes, key: str) -> None:
         """One attempt at a buffered POST: returns when the service has it, raises an `X402Error` otherwise."""
@@ -332,6 +332,10 @@ def _envelope_path(envelope_id: str) -> str:
 def _text(value: object, argument: str) -> str:
     if not isinstance(value, str) or not value or len(value) > 1000:
         raise ValidationError(f"{argument} must be a str of 1 to 1000 characters")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair; JSON would carry it, and nobody could read it
+        raise ValidationError(f"{argument} must be text that UTF-8 can encode") from None
     return value
 
 
