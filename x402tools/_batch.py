@@ -2,7 +2,7 @@
 
     byte 0      format, now 1
     byte 1      1 when the payload is compressed with zlib, else 0
-    bytes 2-5   CRC32 of the payload, because neither SQLite nor a file system notices a flipped bit
+    bytes 2-5   CRC32 of the two bytes before and of the payload, because neither SQLite nor a file system notices a flipped bit
     the rest    the payload: ["<recorder>", [[number, envelope_id, amount, metadata, milliseconds, events?], ...]]
 
 `metadata` is null, an object, or a string that holds JSON text. `events` stands there only when the POST counts for
@@ -92,7 +92,11 @@ def _seal(recorder: str, rows: Sequence[Tuple[object, ...]]) -> bytes:
     compressed = len(payload) > _WORTH_COMPRESSING
     if compressed:
         payload = zlib.compress(payload, _FASTEST)
-    return _HEADER.pack(FORMAT, compressed, zlib.crc32(payload)) + payload
+    return _HEADER.pack(FORMAT, compressed, _checksum(FORMAT, compressed, payload)) + payload
+
+
+def _checksum(form: int, compressed: int, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(bytes((form, compressed))))
 
 
 def decode(value: bytes) -> List[Post]:
@@ -106,7 +110,7 @@ def decode(value: bytes) -> List[Post]:
         payload = value[_HEADER.size :]
         if form != FORMAT:
             raise CorruptBatchError(f"batch format {form} is not known to this version")
-        if zlib.crc32(payload) != checksum:
+        if _checksum(form, compressed, payload) != checksum:
             raise CorruptBatchError("checksum differs")
         if compressed:
             payload = _inflate(payload)
