@@ -131,6 +131,7 @@ class Flusher:
         self._stored_since_load = 0
         self._store_in_trouble = False
         self._stop_by: Optional[float] = None  # None: not stopping
+        self._looked_since_stop = False
         self._abandoned = False  # stop() has given up waiting
         self._untidy = False
         self._delivered_count = 0
@@ -207,14 +208,17 @@ class Flusher:
                 self._load_at = 0.0
             else:
                 self._note(message)
+        stopping = self._stop_by is not None
         self._settle()
         self.delivering = self._store.claim()
         if not self.delivering:
             self._loaded_up_to = 0
+            self._looked_since_stop = stopping
             return _STANDBY
         if not self._is_stopping_now():
             self._load()
             self._hand_out()
+        self._looked_since_stop = stopping
         return self._pause()
 
     def _note(self, answer: Answer) -> None:
@@ -271,7 +275,7 @@ class Flusher:
         self._stored_since_load = 0
         batches = self._store.oldest_sealed(self._loaded_up_to, _BATCHES_PER_LOAD)
         for batch in batches:
-            self._loaded_up_to = batch.sequence
+            self._loaded_up_to = max(self._loaded_up_to, batch.sequence)  # what is in memory has negative numbers
             self._ready.extend(Delivery(place, post) for place, post in batch.posts)
         if not batches:
             self._load_at = self._clock() + self._flush_interval
@@ -325,6 +329,8 @@ class Flusher:
     def _is_finished(self) -> bool:
         if self._stop_by is None:
             return False
+        if not self._looked_since_stop and not self._is_stopping_now():
+            return False  # what was stored just before the stop is not loaded yet
         if self._senders.busy or (self._settle_by is not None and not self._store_in_trouble):
             return False
         nothing_left = not self._ready and not self._waiting and self._load_at > self._clock()

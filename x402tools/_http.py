@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from contextlib import closing
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from typing import Any, Callable, Dict, Generator, Iterator, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
@@ -38,6 +38,7 @@ from x402tools.errors import (
 # No single answer of this API comes near it; lists are read as a stream and are not limited by it.
 LARGEST_ANSWER = 1024 * 1024  # bytes, after decompression
 _PIECE = 64 * 1024  # bytes read at a time
+_OLDER_PIECE = 4 * 1024  # and by urllib3 1.26, which unpacks a whole piece at once: up to a thousand times as much
 
 # A list may take longer than `total`, but each mebibyte of it must arrive within `total`.
 _STREAM_STRIDE = 1024 * 1024
@@ -374,14 +375,34 @@ def _no_pieces() -> Generator[bytes, None, None]:
 def _read(raw: Any) -> Iterator[bytes]:
     """The body as it arrives. `read1` returns what is there, so that a slow drip meets the deadline between reads."""
     read1 = getattr(raw, "read1", None)
-    if read1 is None:  # urllib3 1.x; small pieces, because each read waits until it is full
-        yield from raw.stream(256, decode_content=True)
+    if read1 is None:
+        yield from _read_older(raw)
         return
     while True:
         piece = read1(_PIECE, decode_content=True)
         if not piece:
             return
         yield piece
+
+
+def _read_older(raw: Any) -> Iterator[bytes]:
+    """`_read` for urllib3 1.26. Its `read` waits until as much is there as was asked for, and misses a body cut short.
+
+    What is used of its inner parts stays as it is: nothing but security fixes was ever to come after 1.26.
+    """
+    with raw._error_catcher():  # also gives the connection back at the end, or closes it when this is left early
+        raw._init_decoder()
+        left = getattr(raw._fp, "length", None)
+        while left is None or left > 0:
+            piece = raw._fp.read1(_OLDER_PIECE if left is None else min(_OLDER_PIECE, left))
+            if not piece:
+                break
+            left = None if left is None else left - len(piece)  # not counted down by `read1` before Python 3.10
+            yield raw._decode(piece, True, False)
+        if left:
+            raise IncompleteRead(b"", left)
+        raw._fp.close()
+    yield raw._decode(b"", True, True)
 
 
 class _translated:  # noqa: N801 - it reads as a word of the `with` that uses it

@@ -32,12 +32,13 @@ class Backoff:
 
     def __init__(self, first: float, longest: float, shortest: float = 0.0) -> None:
         self._wait = tenacity.wait_random_exponential(multiplier=first, max=longest, min=shortest)
+        self._shortest = shortest
 
     def seconds(self, attempt: int) -> float:
         """How long to wait after the attempt of this number, counted from 1."""
         state = tenacity.RetryCallState(cast(Any, None), None, (), {})
         state.attempt_number = attempt
-        return float(self._wait(state))
+        return max(float(self._wait(state)), self._shortest)  # older releases of tenacity pass over `min`
 
 
 def call_with_retries(
