@@ -48,6 +48,7 @@ _MOST_HELD = 20_000
 # first, because most failures are passing ones, and never long, because flush() waits for the unluckiest. Seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.1, 10.0, 0.01
 
+_SHORTEST_INTERVAL = 0.01  # seconds; an idle flusher looks at the store that often at the most
 _STANDBY = 0.5  # seconds between attempts to become the one that delivers
 _STORE_TROUBLE = 0.5  # seconds to wait after the store failed
 _IDLE = 60.0  # seconds; a wake-up comes through the inbox
@@ -115,7 +116,7 @@ class Flusher:
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._flush_at = flush_at
-        self._flush_interval = flush_interval
+        self._flush_interval = max(flush_interval, _SHORTEST_INTERVAL)
         self._clock = clock
         self._senders = Senders(deliver, concurrency)
         self._gate = Gate()
@@ -128,6 +129,7 @@ class Flusher:
         self._settle_by: Optional[float] = None  # None: nothing to settle
         self._loaded_up_to = 0  # sequence number
         self._load_at = 0.0
+        self._found_nothing = False  # by the last load
         self._stored_since_load = 0
         self._store_in_trouble = False
         self._stop_by: Optional[float] = None  # None: not stopping
@@ -182,8 +184,10 @@ class Flusher:
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._is_finished():
+        while True:
             pause = self._safe_step()
+            if self._is_finished():
+                break
             self._senders.wait(pause)
         self._senders.stop()
         self._store.release()
@@ -203,22 +207,23 @@ class Flusher:
 
     def step(self) -> float:
         """One turn; returns the seconds until the next, unless the inbox has something before that."""
+        told_to_stop = False
         for message in self._senders.messages():
             if message is None:
-                self._load_at = 0.0
+                self._load_at, self._found_nothing = 0.0, False
+                told_to_stop = self._stop_by is not None
             else:
                 self._note(message)
-        stopping = self._stop_by is not None
         self._settle()
         self.delivering = self._store.claim()
         if not self.delivering:
             self._loaded_up_to = 0
-            self._looked_since_stop = stopping
+            self._looked_since_stop |= told_to_stop
             return _STANDBY
         if not self._is_stopping_now():
             self._load()
             self._hand_out()
-        self._looked_since_stop = stopping
+        self._looked_since_stop |= told_to_stop
         return self._pause()
 
     def _note(self, answer: Answer) -> None:
@@ -277,6 +282,7 @@ class Flusher:
         for batch in batches:
             self._loaded_up_to = max(self._loaded_up_to, batch.sequence)  # what is in memory has negative numbers
             self._ready.extend(Delivery(place, post) for place, post in batch.posts)
+        self._found_nothing = not batches
         if not batches:
             self._load_at = self._clock() + self._flush_interval
             self._tidy()
@@ -333,7 +339,7 @@ class Flusher:
             return False  # what was stored just before the stop is not loaded yet
         if self._senders.busy or (self._settle_by is not None and not self._store_in_trouble):
             return False
-        nothing_left = not self._ready and not self._waiting and self._load_at > self._clock()
+        nothing_left = not self._ready and not self._waiting and self._found_nothing
         return self._is_stopping_now() or not self.delivering or nothing_left
 
     def _gate_noted(self, change: Callable[[], None]) -> None:

@@ -61,9 +61,8 @@ def call_with_retries(
     """
     pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 
-    drawn: Dict[
-        int, float
-    ] = {}  # by attempt: releases of tenacity differ in whether they ask `pause` or `enough` first
+    # By attempt: releases of tenacity differ in whether they ask `pause` or `enough` first.
+    drawn: Dict[int, float] = {}
 
     def pause(state: tenacity.RetryCallState) -> float:
         number = state.attempt_number
