@@ -2,7 +2,7 @@
 
     byte 0      format, now 1
     byte 1      1 when the payload is compressed with zlib, else 0
-    bytes 2-5   CRC32 of the two bytes before and of the payload, because neither SQLite nor a file system notices a flipped bit
+    bytes 2-5   CRC32 of the two bytes before and of the payload: neither SQLite nor a file system sees a flipped bit
     the rest    the payload: ["<recorder>", [[number, envelope_id, amount, metadata, milliseconds, events?], ...]]
 
 `metadata` is null, an object, or a string that holds JSON text. `events` stands there only when the POST counts for

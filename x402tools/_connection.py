@@ -110,7 +110,9 @@ class Connection:
         self._sync = sync
         self._lock = threading.RLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[Any] = None  # sqlitedict has no types
+        self._paused = False
         _process.forget_after_fork(self)
+        _process.pause_for_forks(self)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
         """Runs one statement; all its rows. Give it a LIMIT.
@@ -161,6 +163,22 @@ class Connection:
                 opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
                 opened.conn.join(_DEADLINE)
                 opened.conn = None
+
+    def pause_for_fork(self) -> None:
+        """Closes the file, so that nothing of SQLite is copied into the child; see `_process`.
+
+        Waits for the exchange under way. One that is stuck for seconds is not waited for: then the child had better
+        not have forked, and the parent goes on as it was.
+        """
+        self._paused = self._lock.acquire(timeout=_DEADLINE)
+        if self._paused:
+            self.close()
+
+    def resume_after_fork(self) -> None:
+        """The next statement opens the file again."""
+        if self._paused:
+            self._paused = False
+            self._lock.release()
 
     def forget(self) -> None:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""

@@ -54,6 +54,10 @@ class Intake:
         pop = self.events.popleft
         return [pop() for _ in range(min(most, len(self.events)))]
 
+    def held_elsewhere(self, events: int) -> None:
+        """So many more (or fewer) taken events are still in memory: they count towards the limit too."""
+        self.limit -= events
+
     def give_back(self, events: List[Event]) -> None:
         """Undoes `take`, for events that could not be handled."""
         self.events.extendleft(reversed(events))

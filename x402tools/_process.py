@@ -4,6 +4,11 @@ Fork. A child has a copy of the parent's memory but none of its threads, and eve
 no longer exists. So the child never touches what the parent built: each object that has threads, sockets or locks is
 told to forget them (`forget_after_fork`) and builds its own when it next needs them.
 
+SQLite in particular must not be open in a process while it forks: it keeps an account of its file locks per process,
+the child inherits that account without the locks, and takes a connection of its own for a second one of the parent's.
+Then the last of the others to close deletes the write-ahead log under the child, with what it has committed. So the
+parent closes its connection just before a fork, and opens it again when it next needs it (`pause_for_forks`).
+
 Delivery. Of all processes that share a spool exactly one delivers: the one that holds a lock on a file beside it. The
 lock is a POSIX record lock (`fcntl.lockf`): the kernel drops it when its holder dies, however it dies, and a child
 does not inherit it. A `flock` would live on in any child that was forked while it was held.
@@ -14,7 +19,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import ClassVar, Dict, Optional, Protocol
+from typing import ClassVar, Dict, List, Optional, Protocol
 
 try:
     import fcntl
@@ -27,6 +32,14 @@ class Forgetful(Protocol):
         """Runs in a forked child: let go of what the parent built, touch none of its locks, close nothing."""
 
 
+class Pausing(Protocol):
+    def pause_for_fork(self) -> None:
+        """Runs in the parent just before a fork, on the forking thread: be in no state that a copy could harm."""
+
+    def resume_after_fork(self) -> None:
+        """Runs in the parent just after the fork."""
+
+
 _forgetful: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 
 
@@ -35,7 +48,28 @@ def forget_after_fork(thing: Forgetful) -> None:
     _forgetful.add(thing)
 
 
+_pausing: weakref.WeakSet[Pausing] = weakref.WeakSet()
+_paused: List[Pausing] = []  # between the two hooks around a fork, which run on one thread
+
+
+def pause_for_forks(thing: Pausing) -> None:
+    """From now on `thing` is paused around every fork, while it lives."""
+    _pausing.add(thing)
+
+
+def _pause_all() -> None:
+    for thing in list(_pausing):
+        thing.pause_for_fork()
+        _paused.append(thing)
+
+
+def _resume_all() -> None:
+    while _paused:
+        _paused.pop().resume_after_fork()
+
+
 def _forget_all() -> None:
+    _paused.clear()
     for thing in list(_forgetful):
         thing.forget()
     FileLock.forget_all()
@@ -105,4 +139,4 @@ class FileLock:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(before=_pause_all, after_in_parent=_resume_all, after_in_child=_forget_all)

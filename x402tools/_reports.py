@@ -100,5 +100,5 @@ class _Line:
     def count(self, why: str) -> None:
         self._count += 1
         if time.monotonic() >= self._next:
-            log.error(self._text, self._count, why)
-            self._count, self._next = 0, time.monotonic() + _LINE_EVERY
+            count, self._count, self._next = self._count, 0, time.monotonic() + _LINE_EVERY
+            log.error(self._text, count, why)  # last, because a log handler may record usage and come back here

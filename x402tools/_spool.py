@@ -59,14 +59,22 @@ _SCHEMA = (
     f"PRAGMA user_version={FORMAT}",
 )
 
-_ADD_BATCH = "INSERT OR IGNORE INTO sealed (batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
+# Each recorder numbers its batches; one with a number that was stored before is the same one again, even if it has
+# been delivered and is gone since.
+_ADD_BATCH = (
+    "INSERT OR IGNORE INTO sealed (batch, sealed_at, events, units, value) SELECT ?, ?, ?, ?, ?"
+    " WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = ? AND value >= ?)"
+)
+# What the last thousand recorders stored is remembered: a process that repeats a batch does so within seconds.
+_FORGET_RECORDERS = "DELETE FROM meta WHERE key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 1000"
 _COUNT = (
     f"UPDATE ledger SET events = events + ?, high = high + (low + ?) / {_BASE}, low = (low + ?) % {_BASE}"
     " WHERE name = ?"
 )
 _COUNT_IF_ADDED = _COUNT + " AND changes() = 1"  # the batch before may have been stored already
 _OLDEST = (
-    "SELECT sealed.sequence, sealed.events, sealed.units, sealed.value, settled.bits FROM sealed"
+    "SELECT sealed.sequence, sealed.events, sealed.units, sealed.value, settled.bits, settled.events,"
+    " settled.units FROM sealed"
     " LEFT JOIN settled ON settled.sequence = sealed.sequence"
     " WHERE sealed.sequence > ? ORDER BY sealed.sequence LIMIT ?"
 )
@@ -110,6 +118,7 @@ class Spool:
                 prepare(path, _SCHEMA)
         except DatabaseError as error:
             raise SpoolError(f"{path}: cannot be used as a spool ({error}): move it away or choose another") from error
+        self._identity = _spool_file.identity(path)
         self._connection = Connection(path, sync)
         self._lock = FileLock(path + ".lock")
         # How far the batches are settled that were handed out and are not done; only the holder of the claim has any.
@@ -139,17 +148,22 @@ class Spool:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def append(self, batches: Sequence[EncodedBatch], dropped: Tally) -> None:
+        self._check_file()
         self._check_room()
-        now = time.time()
         with self._connection.transaction() as transaction:
             for batch in batches:
-                transaction.run(_ADD_BATCH, (batch.id, now, batch.events, batch.units, batch.value))
+                transaction.run(_ADD_BATCH, _batch_row(batch))
                 transaction.run(_COUNT_IF_ADDED, (batch.events, batch.units, batch.units, "recorded"))
+            for recorder, number in _last_numbers(batches).items():
+                transaction.run("REPLACE INTO meta VALUES (?, ?)", (f"stored {recorder}", number))
+            transaction.run(_FORGET_RECORDERS)
             if dropped.events:
                 _count(transaction, "recorded", dropped)
                 _count(transaction, "dropped", dropped)
 
     def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
+        if not self._lock.held:
+            raise SpoolError(f"{self.path}: only the process that holds the claim settles")
         if self._unsure is not None and self._turned_out_stored(*self._unsure):
             acknowledged = [one for one in acknowledged if self._is_pending(one.place)]
             buried = [one for one in buried if self._is_pending(one.place)]
@@ -180,12 +194,13 @@ class Spool:
                 some = list(ids[start : start + _batch.MOST_EVENTS])
                 marks = ",".join("?" * len(some))
                 rows = transaction.rows(f"SELECT id, value FROM dead WHERE readable AND id IN ({marks})", some)
-                if not rows:
+                posts = {number: post for number, post in ((row[0], _post_or_none(row[1])) for row in rows) if post}
+                if not posts:
                     continue
-                batch = _batch.encode_posts(uuid.uuid4().hex, [_batch.decode(value)[0] for _, value in rows])
-                transaction.run(_ADD_BATCH, (batch.id, time.time(), batch.events, batch.units, batch.value))
-                transaction.run(f"DELETE FROM dead WHERE id IN ({','.join('?' * len(rows))})", [row[0] for row in rows])
-                count += len(rows)
+                batch = _batch.encode_posts(f"requeue-{uuid.uuid4().hex}/0", list(posts.values()))
+                transaction.run(_ADD_BATCH, _batch_row(batch))
+                transaction.run(f"DELETE FROM dead WHERE id IN ({','.join('?' * len(posts))})", list(posts))
+                count += len(posts)
         return count
 
     def sync(self) -> None:
@@ -195,11 +210,14 @@ class Spool:
 
     def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
         batches = []
-        for sequence, events, units, value, bits in self._connection.rows(_OLDEST, (after, limit)):
+        self._check_file()
+        for sequence, events, units, value, bits, done_events, done_units in self._connection.rows(
+            _OLDEST, (after, limit)
+        ):
             try:
                 posts = _batch.decode(value)
             except CorruptBatchError as error:
-                self._quarantine(sequence, events, units, value, str(error))
+                self._quarantine(sequence, events - (done_events or 0), units - (done_units or 0), value, str(error))
                 continue
             batches.append(self._hand_out(sequence, posts, int.from_bytes(bits or b"", "little")))
         return batches
@@ -251,13 +269,23 @@ class Spool:
         self._lock.release()
 
     def tidy(self) -> None:
+        self._connection.rows("PRAGMA wal_checkpoint(TRUNCATE)")
         if self.first_sequence() is None and os.path.getsize(self.path) > _WORTH_SHRINKING:
             self._connection.rows("VACUUM")
-        self._connection.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         self.release()
         self._connection.close()
+
+    def _check_file(self) -> None:
+        """SQLite goes on writing into a file that was deleted or renamed, where nobody would ever find it."""
+        try:
+            same = _spool_file.identity(self.path) == self._identity
+        except OSError:
+            same = False
+        if not same:
+            raise SpoolError(f"{self.path}: was deleted or replaced while it is in use; restart with the right file")
 
     def _check_room(self) -> None:
         """Looks at the size now and then only: it costs as much as half a commit."""
@@ -339,6 +367,23 @@ def _is_prepared(path: str) -> bool:
     return bool(tables)
 
 
+def _batch_row(batch: EncodedBatch) -> Tuple[Any, ...]:
+    recorder, _, number = batch.id.rpartition("/")
+    return batch.id, time.time(), batch.events, batch.units, batch.value, f"stored {recorder}", int(number or 0)
+
+
+def _last_numbers(batches: Sequence[EncodedBatch]) -> Dict[str, int]:
+    split = (batch.id.rpartition("/") for batch in batches)
+    return {recorder: int(number) for recorder, _, number in split}  # ascending, so the last one stays
+
+
+def _post_or_none(value: Any) -> Optional[Post]:
+    try:
+        return _batch.decode(value)[0]
+    except CorruptBatchError:
+        return None
+
+
 def _count(transaction: Transaction, name: str, tally: Tally) -> None:
     low = tally.units % _BASE
     transaction.run(_COUNT, (tally.events, low, low, name))
@@ -391,10 +436,7 @@ def _dead_letter(
         "attempts": about.get("attempts", 0),
         "died_at": about["died_at"],
     }
-    try:
-        post = _batch.decode(value)[0] if readable else None
-    except CorruptBatchError:
-        post = None
+    post = _post_or_none(value) if readable else None
     if post is None:
         return DeadLetter(envelope_id="", metadata=None, recorded_at=0.0, readable=False, **common)
     metadata = json.loads(post.metadata) if isinstance(post.metadata, str) else post.metadata

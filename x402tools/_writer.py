@@ -181,9 +181,11 @@ class Writer:
                 raise
             self._batch_number += 1
             self._unstored.append(batch)
+            self._intake.held_elsewhere(batch.events)
         self._store.append(self._unstored, Tally())
         stored = sum(batch.events for batch in self._unstored)
         self._unstored = []
+        self._intake.held_elsewhere(-stored)
         self._unsynced = True
         self._intake.made_room()
         self._on_stored(stored)
