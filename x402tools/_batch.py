@@ -116,7 +116,7 @@ def decode(value: bytes) -> List[Post]:
             payload = _inflate(payload)
         recorder, rows = json.loads(payload)
         return [_post(recorder, *row) for row in rows]
-    except (struct.error, zlib.error, ValueError, TypeError) as error:
+    except (struct.error, zlib.error, ValueError, TypeError, RecursionError) as error:
         raise CorruptBatchError(str(error)) from None
 
 
@@ -137,4 +137,9 @@ def _post(
     milliseconds: int,
     events: int = 1,
 ) -> Post:
+    # The checksum finds an accident; a file that was made up has a right one, and must not reach the bill.
+    if type(amount) is not int or type(envelope_id) is not str or type(events) is not int or events < 1:
+        raise CorruptBatchError("a row has a value of another type")
+    if metadata is not None and type(metadata) not in (dict, str):
+        raise CorruptBatchError("a row has metadata of another type")
     return Post(event_id(recorder, number), envelope_id, amount, metadata, milliseconds / 1000, events)

@@ -55,5 +55,5 @@ class Callbacks:
             callback, argument = call
             try:
                 callback(argument)
-            except Exception:  # the user's code; the edge of this thread
+            except BaseException:  # the user's code, sys.exit() included; the edge of this thread
                 log.exception("a callback of the usage buffer raised")

@@ -134,6 +134,8 @@ class Flusher:
         self._store_in_trouble = False
         self._stop_by: Optional[float] = None  # None: not stopping
         self._looked_since_stop = False
+        self._end_lock = threading.Lock()  # guards the two below: who comes last closes the store
+        self._ended = False
         self._abandoned = False  # stop() has given up waiting
         self._untidy = False
         self._delivered_count = 0
@@ -168,8 +170,9 @@ class Flusher:
             return True
         if self._thread is not threading.current_thread():
             self._thread.join(max(deadline - self._clock(), 0.0))
-        self._abandoned = self._thread.is_alive()
-        return not self._abandoned
+        with self._end_lock:
+            self._abandoned = not self._ended
+            return self._ended
 
     @property
     def in_flight(self) -> int:
@@ -191,7 +194,10 @@ class Flusher:
             self._senders.wait(pause)
         self._senders.stop()
         self._store.release()
-        if self._abandoned:
+        with self._end_lock:
+            self._ended = True
+            nobody_closes = self._abandoned
+        if nobody_closes:
             self._store.close()
 
     def _safe_step(self) -> float:

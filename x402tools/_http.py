@@ -146,7 +146,7 @@ class Transport:
 
     def __init__(self, base_url: str, bearer: Bearer, session: requests.Session, timeouts: Timeouts) -> None:
         self.session = session
-        self._base_url = base_url
+        self.base_url = base_url
         self._bearer = bearer
         self._timeouts = timeouts
         self._post_template: Optional[_PostTemplate] = None
@@ -198,13 +198,18 @@ class Transport:
         with _translated():
             template = self._post_template
             if template is None:
-                template = self._post_template = _PostTemplate(self.session, self._base_url + "/usage")
+                template = self._post_template = _PostTemplate(self.session, self.base_url + "/usage")
             headers = {"Authorization": self._bearer.header(), "Idempotency-Key": key}
             with closing(template.send(body, headers, self._timeouts)) as raw:
                 _refuse_redirect(raw)
                 if 200 <= raw.status < 300:
                     return _without_body(raw, deadline)
                 return _whole(raw, deadline)
+
+    def move(self, base_url: str) -> None:
+        """Sends to another base URL from now on."""
+        self.base_url = base_url
+        self._post_template = None
 
     def close(self) -> None:
         """Closes the connections; the session can be used again and opens new ones."""
@@ -231,7 +236,7 @@ class Transport:
         headers: Optional[Dict[str, str]],
         deadline: float,
     ) -> requests.Response:
-        url = self._base_url + path
+        url = self.base_url + path
         request = self.session.prepare_request(
             requests.Request(
                 method, url, params=query, data=body, headers={**_JSON, **(headers or {})}, auth=self._bearer

@@ -17,9 +17,10 @@ does not inherit it. A `flock` would live on in any child that was forked while 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
-from typing import ClassVar, Dict, List, Optional, Protocol
+from typing import Callable, ClassVar, Dict, List, Optional, Protocol
 
 try:
     import fcntl
@@ -78,6 +79,18 @@ def _forget_all() -> None:
 def can_lock_files() -> bool:
     """False on a system without `fcntl`, where several processes could not agree on who delivers."""
     return fcntl is not None
+
+
+def at_end_of_child(callback: Callable[[], object]) -> None:
+    """Has `callback` called when this process ends, if it is a child that multiprocessing forked.
+
+    Those leave by `os._exit`, past atexit; multiprocessing has finalizers of its own.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing import util
+
+        util.Finalize(None, callback, exitpriority=0)  # of those that run, the last: others may still record
 
 
 class FileLock:

@@ -165,9 +165,9 @@ class UsageBuffer:
         self._lock = threading.RLock()  # guards building and closing the parts
         self._parts: Optional[_Parts] = None
         self._intake: Optional[Intake] = None  # the one of _parts, one look-up nearer for the request path
+        self._at_exit = functools.partial(_close_at_exit, weakref.ref(self))
         self._start()
         _process.forget_after_fork(self)
-        self._at_exit = functools.partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
 
     def attach(self, deliver: Deliver, base_url: str) -> None:
@@ -400,6 +400,7 @@ class UsageBuffer:
             if self._parts is None:
                 self._parts = self._build()
                 self._intake = self._parts.intake
+                _process.at_end_of_child(self._at_exit)
             return self._parts
 
     def _build(self) -> _Parts:

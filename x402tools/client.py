@@ -60,23 +60,39 @@ class X402Client:
         allow_http: bool = False,
     ) -> None:
         self._key = _key_provider(api_key)
+        self._allow_http = allow_http
         url = base_url if base_url is not None else os.environ.get("X402TOOLS_BASE_URL") or DEFAULT_BASE_URL
-        self.base_url = check_base_url(url, allow_http)
         self._timeouts = _timeouts(timeout)
         if type(max_retries) is not int or max_retries < 0:
             raise ValidationError("max_retries must be a whole number from 0")
         self._max_retries = max_retries
-        bearer = Bearer(self._key)
-        self._transport = Transport(self.base_url, bearer, session or new_session(bearer), self._timeouts)
+        bearer = Bearer(lambda: self._key())
+        url = check_base_url(url, allow_http)
+        self._transport = Transport(url, bearer, session or new_session(bearer), self._timeouts)
         self._owns_session = session is None
         self._buffer = buffer
         if buffer is not None:
-            buffer.attach(self._deliver, self.base_url)
+            buffer.attach(self._deliver, url)
 
     @property
     def api_key(self) -> str:
-        """The key as it is now."""
+        """The key as it is now. Assigning another one (or a callable) changes it for every request from then on."""
         return self._key()
+
+    @api_key.setter
+    def api_key(self, api_key: Union[str, Callable[[], str]]) -> None:
+        self._key = _key_provider(api_key)
+
+    @property
+    def base_url(self) -> str:
+        """Where requests go, without a trailing slash. It cannot be changed under a buffer, whose spool is bound."""
+        return self._transport.base_url
+
+    @base_url.setter
+    def base_url(self, base_url: str) -> None:
+        if self._buffer is not None:
+            raise ValidationError("base_url cannot be changed under a buffer: make another client and another buffer")
+        self._transport.move(check_base_url(base_url, self._allow_http))
 
     @property
     def session(self) -> requests.Session:

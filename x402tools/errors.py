@@ -165,7 +165,8 @@ def error_for_status(status: int, message: str, *, envelope: bool) -> Type[APIEr
         message: what the service said; only read to tell an exceeded usage limit from other refusals.
         envelope: True when the request named an envelope, so that a 404 is about it.
     """
-    if status == 402 or (400 <= status < 500 and status not in (401, 429) and re.search(_LIMIT_EXCEEDED, message)):
+    speaks_of_another_limit = status in (401, 408, 413, 429) or not 400 <= status < 500
+    if status == 402 or (not speaks_of_another_limit and re.search(_LIMIT_EXCEEDED, message)):
         return UsageLimitExceededError
     if status in (401, 403):
         return AuthenticationError
