@@ -25,6 +25,7 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 import sqlitedict
 
 from x402tools import _process
+from x402tools._fair_lock import FairLock
 from x402tools.errors import SpoolError
 
 Statement = Tuple[str, Sequence[Any]]
@@ -32,8 +33,11 @@ Row = Tuple[Any, ...]
 
 DatabaseError = sqlite3.Error
 
-# SQLite waits this long for another process's lock before it says "database is locked". Seconds.
+# A transaction waits this long for another process's lock before it says "database is locked". Seconds.
 BUSY_TIMEOUT = 1.0
+
+# SQLite itself waits this long, in milliseconds; then the waiting begins anew, with its short first steps.
+_BUSY_STEP = 20
 
 # Longer than SQLite itself may wait, so that running out of it means that the thread is stuck. Seconds.
 _DEADLINE = 12.0
@@ -79,8 +83,21 @@ class Transaction:
     def __init__(self, exchange: Callable[[Sequence[Statement]], List[Row]], kind: str) -> None:
         self._exchange = exchange
         self._waiting: List[Statement] = []
-        # Alone, because what is sent after a BEGIN that another process keeps waiting would wait just as long again.
-        exchange([(f"BEGIN {kind}", ())])
+        self._begin(kind)
+
+    def _begin(self, kind: str) -> None:
+        """Alone, because what is sent after a BEGIN that another process keeps waiting would wait just as long again.
+
+        SQLite waits in steps that grow to 100 ms, and so comes too late beside a process that commits back to back.
+        """
+        give_up = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                self._exchange([(f"BEGIN {kind}", ())])
+                return
+            except SpoolError as error:
+                if "locked" not in str(error) or time.monotonic() >= give_up:
+                    raise
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Adds a statement; its failure shows at the next `rows` or at the end."""
@@ -108,7 +125,7 @@ class Connection:
     def __init__(self, path: str, sync: str) -> None:
         self._path = path
         self._sync = sync
-        self._lock = threading.RLock()  # guards the one exchange under way with the connection thread
+        self._lock = FairLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[Any] = None  # sqlitedict has no types
         self._paused = False
         _process.forget_after_fork(self)
@@ -183,7 +200,7 @@ class Connection:
     def forget(self) -> None:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
         opened, self._dict = self._dict, None
-        self._lock = threading.RLock()
+        self._lock = FairLock()
         if opened is not None:
             opened.conn = None
 
@@ -248,7 +265,7 @@ class Connection:
         self._dict = opened
         self._exchange(
             [
-                (f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}", ()),
+                (f"PRAGMA busy_timeout={_BUSY_STEP}", ()),
                 (f"PRAGMA synchronous={self._sync}", ()),
                 ("PRAGMA trusted_schema=OFF", ()),
                 ("PRAGMA cell_size_check=ON", ()),

@@ -175,6 +175,11 @@ class Flusher:
             return self._ended
 
     @property
+    def ended(self) -> bool:
+        """True once the thread does nothing more."""
+        return self._ended
+
+    @property
     def in_flight(self) -> int:
         """POSTs under way."""
         return self._senders.busy

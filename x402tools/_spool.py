@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 import uuid
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -84,6 +85,7 @@ _SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(
 # Above this many bytes an empty spool file is rebuilt small. Rebuilding an empty one takes about 10 ms.
 _WORTH_SHRINKING = 1024 * 1024
 
+_LONGEST_SET_UP = 5.0  # seconds to wait for another process that is just making the file, or has locked it
 _SIZE_CHECK_EVERY = 0.1  # seconds; at 100 MB/s the limit is passed by 10 MB at the most
 
 
@@ -113,11 +115,7 @@ class Spool:
         self.path = path
         self._max_bytes = max_bytes
         _spool_file.ensure(path, make_folder=make_folder)
-        try:
-            if not _is_prepared(path):
-                prepare(path, _SCHEMA)
-        except DatabaseError as error:
-            raise SpoolError(f"{path}: cannot be used as a spool ({error}): move it away or choose another") from error
+        _make_ready(path)
         self._identity = _spool_file.identity(path)
         self._connection = Connection(path, sync)
         self._lock = FileLock(path + ".lock")
@@ -349,6 +347,21 @@ class Spool:
             transaction.run(_BURY, (str(sequence), f"damaged batch {sequence}", events, units, 0, details, raw))
             transaction.run("DELETE FROM sealed WHERE sequence = ?", (sequence,))
             transaction.run("DELETE FROM settled WHERE sequence = ?", (sequence,))
+
+
+def _make_ready(path: str) -> None:
+    """Makes the tables, unless they are there. Of several processes SQLite lets one do it; the others wait."""
+    give_up, pause = time.monotonic() + _LONGEST_SET_UP, threading.Event()  # the event is never set: only waited on
+    while True:
+        try:
+            if not _is_prepared(path):
+                prepare(path, _SCHEMA)
+            return
+        except DatabaseError as error:
+            if "locked" not in str(error) or time.monotonic() >= give_up:
+                message = f"{path}: cannot be used as a spool ({error}): move it away or choose another"
+                raise SpoolError(message) from error
+        pause.wait(0.02)
 
 
 def _is_prepared(path: str) -> bool:

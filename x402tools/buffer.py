@@ -372,7 +372,7 @@ class UsageBuffer:
             ended = parts.flusher is None or parts.flusher.stop(deadline)
             self._closed = self._result(parts)
             parts.reports.calls.stop(deadline - time.monotonic())
-            if ended:
+            if ended or (parts.flusher is not None and parts.flusher.ended):  # or else the flusher closes it
                 parts.store.close()
             atexit.unregister(self._at_exit)
             return self._closed

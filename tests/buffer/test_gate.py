@@ -1,0 +1,103 @@
+"""The gate as a table of what happens when; the time is passed in."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple, Union
+
+import pytest
+
+from x402tools._gate import LONGEST_RETRY_AFTER, OUTAGE_AFTER, Gate
+from x402tools._verdict import Move, Verdict
+
+DOWN = Verdict(Move.TRY_AGAIN, "the service is down", 500, strike=True)
+LOCKED_OUT = Verdict(Move.TRY_AGAIN, "the key is refused", 401, locked_out=True)
+
+Step = Union[str, Verdict]
+
+
+def wait(seconds: float) -> Verdict:
+    return Verdict(Move.TRY_AGAIN, "slow down", 429, wait=seconds)
+
+
+def after(*steps: Tuple[float, Step]) -> Gate:
+    """A gate to which these things happened, each at its moment."""
+    gate = Gate()
+    for now, step in steps:
+        if isinstance(step, Verdict):
+            gate.failed(step, now)
+        else:
+            gate.answered(now)
+    return gate
+
+
+@pytest.mark.parametrize(
+    ("steps", "now", "closed", "reason", "room"),
+    [
+        # nothing, successes, and a little bad luck leave it open
+        ([], 0.0, (0, 0), None, 8),
+        ([(0.0, "delivered")], 0.0, (0, 0), None, 8),
+        ([(0.0, DOWN)] * (OUTAGE_AFTER - 1), 0.0, (0, 0), None, 8),
+        ([*[(0.0, DOWN)] * (OUTAGE_AFTER - 1), (0.0, "delivered"), (0.0, DOWN)], 0.0, (0, 0), None, 8),
+        # an outage closes it, for a short while at first, then lets one pass
+        ([(5.0, DOWN)] * OUTAGE_AFTER, 5.0, (0.05, 0.2), DOWN.reason, 1),
+        ([(5.0, DOWN)] * OUTAGE_AFTER, 5.3, (0, 0), DOWN.reason, 1),
+        # what was sent before it closed says nothing new
+        ([(5.0, DOWN)] * 50, 5.0, (0.05, 0.2), DOWN.reason, 1),
+        # a failed trial closes it again, a delivered one opens it
+        ([*[(5.0, DOWN)] * OUTAGE_AFTER, (6.0, DOWN)], 6.0, (0.05, 0.4), DOWN.reason, 1),
+        ([*[(5.0, DOWN)] * OUTAGE_AFTER, (6.0, "delivered")], 6.0, (0, 0), None, 8),
+        # what the service asks for is done, within reason, and never shortened
+        ([(5.0, wait(7))], 5.0, (7, 7), "slow down", 1),
+        ([(5.0, wait(7))], 12.0, (0, 0), "slow down", 1),
+        ([(5.0, wait(0))], 5.0, (0, 0), "slow down", 1),
+        ([(5.0, wait(1e9))], 5.0, (LONGEST_RETRY_AFTER, LONGEST_RETRY_AFTER), "slow down", 1),
+        ([(5.0, wait(7)), (6.0, wait(1))], 6.0, (6, 6), "slow down", 1),
+        ([(5.0, wait(7)), (6.0, wait(20))], 6.0, (20, 20), "slow down", 1),
+        # a success that was under way does not undo what the service asked for; one after it opens the gate
+        ([(5.0, wait(7)), (6.0, "delivered")], 6.0, (6, 6), "slow down", 1),
+        ([(5.0, wait(7)), (12.0, "delivered")], 12.0, (0, 0), None, 8),
+        # a refused key closes it at once
+        ([(5.0, LOCKED_OUT)], 5.0, (0.05, 0.2), LOCKED_OUT.reason, 1),
+        ([(5.0, LOCKED_OUT), (6.0, "delivered")], 6.0, (0, 0), None, 8),
+    ],
+)
+def test_the_gate(
+    steps: List[Tuple[float, Step]], now: float, closed: Tuple[float, float], reason: Optional[str], room: int
+) -> None:
+    """How long nobody passes, why, and how many pass once it is not closed."""
+    gate = after(*steps)
+
+    least, most = closed
+    assert least <= gate.seconds_closed(now) <= most
+    assert gate.reason == reason
+    assert gate.room(8) == room
+
+
+@pytest.mark.parametrize("verdict", [DOWN, LOCKED_OUT])
+def test_a_long_outage_is_asked_about_now_and_then(verdict: Verdict) -> None:
+    """The pauses grow to half a minute and no further, so that recovery is found soon; they differ."""
+    gate, now, pauses = Gate(), 0.0, []
+
+    for _ in range(400):
+        gate.failed(verdict, now)
+        pauses.append(gate.seconds_closed(now))
+        now += pauses[-1]
+
+    late = pauses[100:]
+    assert max(pauses) <= 30
+    assert 8 < sum(late) / len(late) < 22
+    assert len(set(late)) > 100
+
+
+def test_a_recovered_service_is_not_suspected_for_longer() -> None:
+    """After a delivery the next outage begins with short pauses again."""
+    gate, now = Gate(), 0.0
+    for _ in range(100):
+        gate.failed(DOWN, now)
+        now += gate.seconds_closed(now)
+
+    gate.answered(now)
+    for _ in range(OUTAGE_AFTER):
+        gate.failed(DOWN, now)
+
+    assert gate.seconds_closed(now) <= 0.2

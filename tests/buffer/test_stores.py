@@ -1,0 +1,526 @@
+"""What every store promises, on each store there is: the spool, and the fake that the flusher's tests are handed.
+
+A store is added with one more factory in `STORES`.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+from tests.buffer.helpers import FakeStore, Program, Shelf, assert_adds_up, make_batch, wait_until
+from x402tools import _batch
+from x402tools._event import LARGEST_AMOUNT
+from x402tools._spool import Spool
+from x402tools._store import Acknowledgement, Burial, Place, Store, Tally
+from x402tools.errors import SpoolError
+
+OpenStore = Callable[[], Store]
+
+# What a store raises for a move that is impossible; all of them are mistakes of the caller.
+IMPOSSIBLE = (AssertionError, KeyError, SpoolError, ValueError)
+
+
+def spools(folder: pathlib.Path) -> OpenStore:
+    return lambda: Spool(str(folder / "usage.db"), sync="FULL", max_bytes=2**40)
+
+
+def fakes(folder: pathlib.Path) -> OpenStore:
+    shelf = Shelf()
+    return lambda: FakeStore(shelf)
+
+
+STORES: Dict[str, Callable[[pathlib.Path], OpenStore]] = {"spool": spools, "fake": fakes}
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[OpenStore]:
+    """Opens the one store of this test: called twice, it gives two objects, as two processes have them."""
+    factory = STORES[request.param](tmp_path)
+    opened: List[Store] = []
+
+    def open_one() -> Store:
+        opened.append(factory())
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> Store:
+    """A store that holds the claim."""
+    opened = open_store()
+    assert opened.claim()
+    return opened
+
+
+def handed_out(store: Store) -> List[Acknowledgement]:
+    """Every POST that is not settled, with its place."""
+    batches = store.oldest_sealed(0, 1000)
+    return [Acknowledgement(place, post) for batch in batches for place, post in batch.posts]
+
+
+def burial(one: Acknowledgement, reason: str = "unknown envelope") -> Burial:
+    return Burial(one.place, one.post, reason, 404, 3)
+
+
+def keys(posts: List[Acknowledgement]) -> List[str]:
+    return [one.post.key for one in posts]
+
+
+def test_a_new_store_is_empty(store: Store) -> None:
+    """Nothing recorded, nothing pending, nothing dead, no sequence numbers."""
+    counts = store.counts()
+
+    assert counts.recorded == counts.delivered == counts.pending == counts.dead == counts.dropped == Tally()
+    assert counts.oldest_pending_at is None
+    assert (store.first_sequence(), store.last_sequence()) == (None, 0)
+    assert store.oldest_sealed(0, 10) == []
+    assert store.dead_letters(0, 10) == []
+
+
+def test_what_is_appended_comes_out_oldest_first(store: Store) -> None:
+    """Batches keep their order, POSTs their order in a batch, and nothing of them changes."""
+    batches = [make_batch(number, (number, 10 * number)) for number in (1, 2, 3)]
+
+    store.append(batches[:2], Tally())
+    store.append(batches[2:], Tally())
+
+    posts = handed_out(store)
+    assert keys(posts) == ["rec-1-0", "rec-1-1", "rec-2-0", "rec-2-1", "rec-3-0", "rec-3-1"]
+    assert [one.post for one in posts] == [post for batch in batches for post in _batch.decode(batch.value)]
+    assert store.counts().pending == store.counts().recorded == Tally(6, 66)
+
+
+def test_a_batch_is_stored_once(store: Store) -> None:
+    """Repeating an append whose outcome was unknown adds nothing, neither rows nor counts; what is new is added."""
+    first, second = make_batch(1, (5, 6)), make_batch(2, (7,))
+    store.append([first], Tally())
+
+    store.append([first], Tally())
+    store.append([first, second, first], Tally())
+
+    assert keys(handed_out(store)) == ["rec-1-0", "rec-1-1", "rec-2-0"]
+    assert store.counts().recorded == store.counts().pending == Tally(3, 18)
+
+
+def test_a_batch_is_stored_once_even_after_it_was_delivered(store: Store) -> None:
+    """The repeat may come late: after the first append had succeeded unseen and everything was delivered."""
+    batch = make_batch(1, (5, 6))
+    store.append([batch], Tally())
+    store.settle(handed_out(store), [])
+
+    store.append([batch], Tally())
+
+    assert handed_out(store) == []
+    counts = store.counts()
+    assert (counts.recorded, counts.delivered, counts.pending) == (Tally(2, 11), Tally(2, 11), Tally())
+
+
+def test_drops_are_counted(store: Store) -> None:
+    """What was dropped counts as recorded and as dropped, with or without batches beside it."""
+    store.append([], Tally(2, 20))
+    store.append([make_batch(1)], Tally(1, LARGEST_AMOUNT))
+
+    counts = store.counts()
+    assert (counts.recorded, counts.dropped) == (Tally(4, 21 + LARGEST_AMOUNT), Tally(3, 20 + LARGEST_AMOUNT))
+    assert_adds_up(counts)
+
+
+def test_oldest_sealed_pages(store: Store) -> None:
+    """`after` and `limit` walk through everything once, in order, whatever was settled in between."""
+    store.append([make_batch(number, (1, 1)) for number in range(1, 11)], Tally())
+    pages = []
+    after = 0
+
+    while True:
+        page = store.oldest_sealed(after, 3)
+        if not page:
+            break
+        pages.append(len(page))
+        after = page[-1].sequence
+        store.settle([Acknowledgement(place, post) for batch in page for place, post in batch.posts][1:], [])
+
+    assert pages == [3, 3, 3, 1]
+    assert keys(handed_out(store)) == ["rec-1-0", "rec-4-0", "rec-7-0", "rec-10-0"]
+    assert after == store.last_sequence()
+
+
+def test_a_batch_can_be_settled_in_parts(store: Store) -> None:
+    """What is settled never comes out again, what is left does; the last part removes the batch."""
+    store.append([make_batch(1, (1, 2, 4, 8))], Tally())
+    posts = handed_out(store)
+
+    store.settle([posts[2]], [])
+    after_one = keys(handed_out(store)), store.counts().pending
+    store.settle([posts[0], posts[3]], [])
+    after_three = keys(handed_out(store)), store.counts().pending
+    store.settle([posts[1]], [])
+
+    assert after_one == (["rec-1-0", "rec-1-1", "rec-1-3"], Tally(3, 11))
+    assert after_three == (["rec-1-1"], Tally(1, 2))
+    assert (handed_out(store), store.first_sequence()) == ([], None)
+    assert store.counts().delivered == Tally(4, 15)
+
+
+def test_parts_survive_a_change_of_hands(open_store: OpenStore) -> None:
+    """Whoever takes over knows what was settled, and goes on from there."""
+    first, second = open_store(), open_store()
+    assert first.claim()
+    first.append([make_batch(1, (1, 2, 4))], Tally())
+    first.settle([handed_out(first)[1]], [])
+
+    first.release()
+    assert second.claim()
+    left = handed_out(second)
+    second.settle([left[0]], [burial(left[1])])
+
+    assert keys(left) == ["rec-1-0", "rec-1-2"]
+    counts = second.counts()
+    assert (counts.delivered, counts.dead, counts.pending) == (Tally(2, 3), Tally(1, 4), Tally())
+
+
+def test_sequence_numbers_say_what_is_older(store: Store) -> None:
+    """The last one never goes back, not even when the store is empty; the first is the oldest unsettled."""
+    store.append([make_batch(1), make_batch(2)], Tally())
+    first, newest = store.first_sequence(), store.last_sequence()
+    store.settle(handed_out(store)[:1], [])
+
+    later = store.first_sequence()
+    store.settle(handed_out(store), [])
+    at_the_end = store.first_sequence(), store.last_sequence()
+    store.append([make_batch(3)], Tally())
+
+    assert first is not None
+    assert later is not None
+    assert first < later == newest
+    assert at_the_end == (None, newest)
+    assert store.last_sequence() > newest
+
+
+def test_what_is_buried_is_a_dead_letter(store: Store) -> None:
+    """It keeps what was recorded, says why, and is not sent any more."""
+    store.append([make_batch(1, (5, 6))], Tally())
+    posts = handed_out(store)
+
+    store.settle([posts[0]], [burial(posts[1])])
+
+    (letter,) = store.dead_letters(0, 10)
+    assert (letter.key, letter.envelope_id, letter.amount, letter.metadata) == ("rec-1-1", "env_1", 6, None)
+    assert (letter.reason, letter.status_code, letter.attempts) == ("unknown envelope", 404, 3)
+    assert (letter.events, letter.readable, letter.recorded_at) == (1, True, 1_700_000_000.25)
+    assert handed_out(store) == []
+    assert (store.counts().dead, store.counts().delivered) == (Tally(1, 6), Tally(1, 5))
+
+
+def test_dead_letters_page(store: Store) -> None:
+    """`after` and `limit` walk through them, oldest first."""
+    store.append([make_batch(1, [1] * 25)], Tally())
+    store.settle([], [burial(one) for one in handed_out(store)])
+
+    found = store.dead_letters(0, 10)
+    found += store.dead_letters(found[-1].id, 10)
+    found += store.dead_letters(found[-1].id, 10)
+
+    assert [letter.key for letter in found] == [f"rec-1-{at}" for at in range(25)]
+    assert store.dead_letters(found[-1].id, 10) == []
+
+
+def test_requeued_letters_are_sealed_again_as_they_were(store: Store) -> None:
+    """Under their old keys, with their old bodies, and once, however often they are named."""
+    store.append([make_batch(1, (1, 2, 4))], Tally())
+    before = handed_out(store)
+    store.settle([], [burial(one) for one in before])
+    letters = store.dead_letters(0, 10)
+
+    count = store.requeue([letters[2].id, letters[0].id, letters[0].id, 10**6])
+
+    again = handed_out(store)
+    assert count == 2
+    assert sorted(one.post for one in again) == sorted([before[0].post, before[2].post])
+    assert [letter.key for letter in store.dead_letters(0, 10)] == ["rec-1-1"]
+    assert store.requeue([letters[0].id]) == 0
+    assert (store.counts().pending, store.counts().dead) == (Tally(2, 5), Tally(1, 2))
+
+
+def test_a_requeued_letter_may_die_again(store: Store) -> None:
+    """Nothing but the reason of its new death is added."""
+    store.append([make_batch(1, (5,))], Tally())
+    store.settle([], [burial(handed_out(store)[0], "first")])
+
+    store.requeue([store.dead_letters(0, 1)[0].id])
+    store.settle([], [burial(handed_out(store)[0], "second")])
+
+    assert [(letter.key, letter.reason) for letter in store.dead_letters(0, 10)] == [("rec-1-0", "second")]
+    assert store.counts().dead == Tally(1, 5)
+
+
+def test_many_letters_are_requeued_at_once(store: Store) -> None:
+    """More than fit into one batch."""
+    store.append([make_batch(number, [1] * 400) for number in (1, 2, 3)], Tally())
+    store.settle([], [burial(one) for one in handed_out(store)])
+
+    count = store.requeue([letter.id for letter in store.dead_letters(0, 2000)])
+
+    assert count == len(handed_out(store)) == store.counts().pending.events == 1200
+    assert store.counts().dead == Tally()
+
+
+def test_the_ledger_adds_up_after_each_move(store: Store) -> None:
+    """recorded = delivered + pending + dead + dropped, in events and in units, whatever is done."""
+    moves: List[Callable[[], Any]] = [
+        lambda: store.append([make_batch(1, (1, 2, 4, 8)), make_batch(2, (16, 32))], Tally(1, 64)),
+        lambda: store.append([make_batch(1, (1, 2, 4, 8))], Tally()),
+        lambda: store.settle(handed_out(store)[1:2], []),
+        lambda: store.settle([], [burial(handed_out(store)[0])]),
+        lambda: store.settle(handed_out(store)[1:2], [burial(handed_out(store)[0])]),
+        lambda: store.requeue([store.dead_letters(0, 1)[0].id]),
+        lambda: store.append([make_batch(3, (128,))], Tally()),
+        lambda: store.settle(handed_out(store)[:2], []),
+        lambda: store.requeue([letter.id for letter in store.dead_letters(0, 10)]),
+        lambda: store.settle(handed_out(store), []),
+    ]
+
+    for move in moves:
+        move()
+        assert_adds_up(store.counts())
+
+    assert store.counts().delivered == Tally(7, 191)
+
+
+def test_huge_amounts_are_counted_exactly(store: Store) -> None:
+    """Thousands of the largest amounts: sums far beyond 64 bits, to the last unit, through every move."""
+    batches = [make_batch(number, [LARGEST_AMOUNT] * 500) for number in range(1, 9)]
+    store.append(batches, Tally(3000, 3000 * LARGEST_AMOUNT))
+    posts = handed_out(store)
+
+    store.settle(posts[:1234], [burial(one) for one in posts[1234:2345]])
+    counts = store.counts()
+
+    assert counts.recorded == Tally(7000, 7000 * LARGEST_AMOUNT)
+    assert counts.delivered == Tally(1234, 1234 * LARGEST_AMOUNT)
+    assert counts.dead == Tally(1111, 1111 * LARGEST_AMOUNT)
+    assert counts.pending == Tally(1655, 1655 * LARGEST_AMOUNT)
+    assert counts.dropped == Tally(3000, 3000 * LARGEST_AMOUNT)
+
+
+def test_one_post_may_stand_for_many_events(store: Store) -> None:
+    """The ledger counts events, not POSTs."""
+    posts = [_batch.Post("folded", "env_1", 70, None, 1.5, 7), _batch.Post("single", "env_1", 1, None, 1.5)]
+    store.append([_batch.encode_posts("fold/1", posts)], Tally())
+    out = handed_out(store)
+
+    store.settle([out[1]], [burial(out[0])])
+    dead = store.counts().dead
+    store.requeue([store.dead_letters(0, 1)[0].id])
+    store.settle(handed_out(store), [])
+
+    assert dead == Tally(7, 70)
+    assert store.counts().delivered == store.counts().recorded == Tally(8, 71)
+
+
+def settle_twice(store: Store) -> None:
+    one = handed_out(store)[0]
+    store.settle([one], [])
+    store.settle([one], [])
+
+
+def settle_twice_at_once(store: Store) -> None:
+    one = handed_out(store)[0]
+    store.settle([one, one], [])
+
+
+def acknowledge_and_bury(store: Store) -> None:
+    one = handed_out(store)[0]
+    store.settle([one], [burial(one)])
+
+
+def bury_what_is_gone(store: Store) -> None:
+    posts = handed_out(store)
+    store.settle(posts[:2], [])
+    store.settle([], [burial(posts[1])])
+
+
+def settle_what_was_never_there(store: Store) -> None:
+    one = handed_out(store)[0]
+    store.settle([Acknowledgement(Place(10**6, 0), one.post)], [])
+
+
+def settle_a_good_and_an_impossible_one(store: Store) -> None:
+    posts = handed_out(store)
+    store.settle(posts[1:2], [])
+    store.settle(posts[:2], [])
+
+
+def settle_without_the_claim(store: Store) -> None:
+    posts = handed_out(store)
+    store.release()
+    store.settle(posts[:1], [])
+
+
+@pytest.mark.parametrize(
+    ("move", "delivered"),
+    [
+        (settle_twice, Tally(1, 1)),
+        (settle_twice_at_once, Tally()),
+        (acknowledge_and_bury, Tally()),
+        (bury_what_is_gone, Tally(2, 3)),
+        (settle_what_was_never_there, Tally()),
+        (settle_a_good_and_an_impossible_one, Tally(1, 2)),
+        (settle_without_the_claim, Tally()),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_impossible_move_raises_and_changes_nothing(
+    store: Store, move: Callable[[Store], None], delivered: Tally
+) -> None:
+    """A POST is settled once, by the holder of the claim, after it was handed out."""
+    store.append([make_batch(1, (1, 2, 4)), make_batch(2, (8,))], Tally())
+
+    with pytest.raises(IMPOSSIBLE):
+        move(store)
+
+    counts = store.counts()
+    assert (counts.delivered, counts.dead) == (delivered, Tally())
+    assert_adds_up(counts)
+
+
+def test_what_the_next_holder_settled_cannot_be_settled_again(open_store: OpenStore) -> None:
+    """A holder that lost the claim and wakes up late changes nothing."""
+    late, next_one = open_store(), open_store()
+    assert late.claim()
+    late.append([make_batch(1, (1, 2))], Tally())
+    held = handed_out(late)
+    late.release()
+    assert next_one.claim()
+    next_one.settle(handed_out(next_one)[:1], [])
+
+    with pytest.raises(IMPOSSIBLE):
+        late.settle(held, [])
+
+    counts = next_one.counts()
+    assert (counts.delivered, counts.pending) == (Tally(1, 1), Tally(1, 2))
+
+
+def test_one_object_holds_the_claim(open_store: OpenStore) -> None:
+    """Asking again is harmless; another gets it when it is released, or when its holder is closed."""
+    first, second, third = open_store(), open_store(), open_store()
+
+    at_first = first.claim(), first.claim(), second.claim()
+    first.release()
+    after_release = second.claim(), first.claim()
+    second.close()
+    after_close = third.claim(), first.claim()
+
+    assert at_first == (True, True, False)
+    assert after_release == (True, False)
+    assert after_close == (True, False)
+
+
+def test_releasing_what_one_does_not_hold_is_harmless(open_store: OpenStore) -> None:
+    """It takes nothing from the holder."""
+    holder, other = open_store(), open_store()
+    assert holder.claim()
+
+    other.release()
+
+    assert not other.claim()
+    assert holder.claim()
+
+
+def test_a_store_that_is_closed_has_lost_nothing(open_store: OpenStore) -> None:
+    """Whoever opens it next finds everything as it was."""
+    first = open_store()
+    first.claim()
+    first.append([make_batch(1, (1, 2)), make_batch(2, (4,))], Tally(1, 8))
+    posts = handed_out(first)
+    first.settle(posts[:1], [burial(posts[1])])
+    before = first.counts()
+    first.close()
+
+    second = open_store()
+    second.claim()
+
+    after = second.counts()
+    assert (after.recorded, after.delivered, after.pending, after.dead, after.dropped) == (
+        before.recorded,
+        before.delivered,
+        before.pending,
+        before.dead,
+        before.dropped,
+    )
+    assert keys(handed_out(second)) == ["rec-2-0"]
+
+
+def test_tidying_keeps_the_ledger_and_dead_letters(store: Store) -> None:
+    """Only room is given back."""
+    store.append([make_batch(1, (1, 2))], Tally(1, 4))
+    posts = handed_out(store)
+    store.settle(posts[:1], [burial(posts[1])])
+
+    store.sync()
+    store.tidy()
+
+    assert store.counts().recorded == Tally(3, 7)
+    assert [letter.key for letter in store.dead_letters(0, 10)] == ["rec-1-1"]
+
+
+# -- what only a store on a disk can promise ---------------------------------------------------------------------
+
+CLAIMING = """
+import sys
+from x402tools._spool import Spool
+store = Spool(sys.argv[1], sync="FULL", max_bytes=2**40)
+print(store.claim(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_holds_the_claim_until_it_is_killed(tmp_path: pathlib.Path) -> None:
+    """The kernel gives the claim back, however its holder dies."""
+    here = spools(tmp_path)()
+    with Program(CLAIMING, tmp_path / "usage.db") as holder:
+        assert holder.line() == "True"
+        while_it_lives = here.claim()
+
+        holder.kill()
+
+    assert not while_it_lives
+    wait_until(here.claim, "the claim of a killed process is free", seconds=1)
+    here.close()
+
+
+def test_a_process_is_refused_what_another_holds(tmp_path: pathlib.Path) -> None:
+    """The other way round: the one that comes second is told so at once."""
+    here = spools(tmp_path)()
+    assert here.claim()
+
+    with Program(CLAIMING, tmp_path / "usage.db") as other:
+        answer = other.line()
+
+    assert answer == "False"
+    assert here.claim()
+    here.close()
+
+
+def test_tidying_shrinks_the_file(tmp_path: pathlib.Path) -> None:
+    """A backlog that was delivered leaves a small file and a small log behind."""
+    store = spools(tmp_path)()
+    assert store.claim()
+    for number in range(1, 9):
+        events = [(at, "env", 1, {"noise": os.urandom(400).hex()}, 1.0) for at in range(500)]
+        store.append([_batch.encode(f"r{number}", number, events)], Tally())
+    largest = os.path.getsize(tmp_path / "usage.db") + os.path.getsize(tmp_path / "usage.db-wal")
+    store.settle(handed_out(store), [])
+
+    store.tidy()
+
+    assert largest > 2**20
+    assert os.path.getsize(tmp_path / "usage.db") < 2**18
+    assert os.path.getsize(tmp_path / "usage.db-wal") == 0
+    store.close()
