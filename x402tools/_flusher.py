@@ -431,6 +431,6 @@ class Senders:
             self._deliver(post.body(), post.key)
         except X402Error as error:
             return judge(error)
-        except Exception as error:  # noqa: BLE001 - a session of the user's own can raise anything; the POST is kept and tried again
+        except BaseException as error:  # noqa: BLE001 - a session of the user's own may raise anything; it is kept
             return judge(APIConnectionError(f"delivering raised {type(error).__name__}"))
         return DELIVERED

@@ -156,6 +156,9 @@ class UsageBuffer:
         self._exit_timeout = _check_seconds("exit_timeout", exit_timeout)
         self._delivers = bool(deliver)
         self._user = UserCallbacks(on_delivery, on_dead_letter, on_error, on_drop)
+        for argument, callback in self._user._asdict().items():
+            if callback is not None and not callable(callback):
+                raise ValidationError(f"{argument} must be something to call, not {type(callback).__name__}")
         if not _process.can_lock_files():
             raise SpoolError("UsageBuffer needs fcntl file locks, which this system lacks; use the client without it")
         self._target: Optional[Tuple[Deliver, str]] = None
@@ -334,7 +337,8 @@ class UsageBuffer:
         Raises:
             BufferClosedError: after `close`.
         """
-        deadline = time.monotonic() + (timeout if timeout is not None else threading.TIMEOUT_MAX)
+        seconds = threading.TIMEOUT_MAX if timeout is None else _check_seconds("timeout", timeout)
+        deadline = time.monotonic() + seconds
         parts = self._start()
         while not parts.writer.commit():
             if time.monotonic() + _LOOK_EVERY >= deadline:
@@ -358,7 +362,7 @@ class UsageBuffer:
 
         What is left stays in the spool; the next process that opens it delivers it. May be called twice.
         """
-        deadline = time.monotonic() + (self._exit_timeout if timeout is None else timeout)
+        deadline = time.monotonic() + (self._exit_timeout if timeout is None else _check_seconds("timeout", timeout))
         with self._lock:
             if self._closed is not None:
                 return self._closed
