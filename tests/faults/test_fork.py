@@ -150,7 +150,7 @@ while True:
 
 
 def test_F06_the_deliverer_is_killed_again_and_again(spool: Tuple[str, str, str], emulator: Emulator) -> None:
-    """Eight writers on one spool: after each kill another delivers in two seconds, never two, and nothing is lost."""
+    """Eight writers on one spool: after each kill another delivers (in about a second), and nothing is lost."""
     children = [Child(RECORD_AND_DELIVER, *spool) for _ in range(8)]
     accepted: Set[str] = set()
     try:
@@ -163,7 +163,7 @@ def test_F06_the_deliverer_is_killed_again_and_again(spool: Tuple[str, str, str]
             owner.__exit__()
             before = len(booked(emulator))
             took = until(lambda before=before: len(booked(emulator)) > before + 8, "another delivers", 10)
-            assert took < 4  # two seconds, and the machine's load
+            assert took < 4  # it looks twice a second; the rest is eight processes on a machine with two cores
         for child in children:
             child.send(signal.SIGKILL)
             accepted.update(ids(child.finish().lines))
