@@ -204,7 +204,7 @@ def test_data_type_has_the_described_fields(block: Any) -> None:
 
     for field, statement in zip(real, described.body):
         assert isinstance(statement, ast.AnnAssign)
-        expected = eval(compile(ast.Expression(statement.annotation), "<field>", "eval"), type_names())  # noqa: S307
+        expected = eval(compile(ast.Expression(statement.annotation), "<field>", "eval"), type_names())  # noqa: S307 - as above
         has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
         assert field.name == getattr(statement.target, "id", None)

@@ -92,7 +92,7 @@ def test_delete_envelope_removes_it(client: X402Client) -> None:
     """It returns None, and the envelope is gone."""
     envelope = client.create_envelope("Any", 1, "DAILY")
 
-    deleted = client.delete_envelope(envelope.id)  # type: ignore[func-returns-value]
+    deleted = client.delete_envelope(envelope.id)  # type: ignore[func-returns-value]  # that it is None is the point
 
     assert deleted is None
     assert client.get_envelopes() == []
@@ -176,7 +176,7 @@ def test_api_keys_are_made_listed_used_and_deleted(emulator: Emulator, client: X
     assert made.key in [key.key for key in client.get_api_keys()]
     assert connect(emulator, made.key).get_envelopes() == []
 
-    deleted = client.delete_api_key(made.id)  # type: ignore[func-returns-value]
+    deleted = client.delete_api_key(made.id)  # type: ignore[func-returns-value]  # that it is None is the point
 
     assert deleted is None
     assert made.id not in [key.id for key in client.get_api_keys()]

@@ -16,7 +16,7 @@ def require_emulator_extra() -> None:
         MissingEmulatorExtra: Starlette or uvicorn cannot be imported.
     """
     try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+        import starlette  # noqa: F401 - only whether it is there
+        import uvicorn  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise MissingEmulatorExtra(INSTALL_COMMAND) from error

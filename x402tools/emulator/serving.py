@@ -36,7 +36,7 @@ class Protocol(H11Protocol):
         self.logger = logger
         self.access_log = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrowed
         """Begin; uvicorn hands a copy of ``app_state`` to each request as its ``scope["state"]``."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, "transport": transport}

@@ -187,7 +187,7 @@ class Books:
         self._keys = {row[1]: ApiKey(*row) for row in query("SELECT * FROM api_keys ORDER BY rowid")}
         self._tallies = {
             row[0]: _tally(*row[1:])
-            for row in query(f"SELECT envelope_id, {HALVES} FROM usage GROUP BY envelope_id")  # noqa: S608
+            for row in query(f"SELECT envelope_id, {HALVES} FROM usage GROUP BY envelope_id")  # noqa: S608 - constants
         }
         self._counters: Dict[str, int] = dict(query("SELECT name, value FROM counters"))
         self._used: Dict[str, Tuple[int, int]] = {}
@@ -293,7 +293,7 @@ class Books:
         known = self._used.get(envelope.id)
         if known is None or known[0] != start:
             row = self._connection.execute(
-                f"SELECT {HALVES} FROM usage WHERE envelope_id = ? AND at >= ?",  # noqa: S608
+                f"SELECT {HALVES} FROM usage WHERE envelope_id = ? AND at >= ?",  # noqa: S608 - constants
                 (envelope.id, start),
             ).fetchone()
             known = self._used[envelope.id] = (start, _tally(*row).units)
@@ -312,7 +312,7 @@ class Books:
         if not self.choices.keep_usage_of_deleted_envelopes:
             conditions += " AND envelope_id IN (SELECT id FROM envelopes)"
         order = "DESC" if is_descending else "ASC"
-        query = f"SELECT * FROM usage WHERE {conditions} ORDER BY sequence {order} LIMIT {PAGE_ROWS}"  # noqa: S608
+        query = f"SELECT * FROM usage WHERE {conditions} ORDER BY sequence {order} LIMIT {PAGE_ROWS}"  # noqa: S608 - constants
         position = newest + 1 if is_descending else 0
         while True:
             values = [position] if is_descending else [position, newest]
