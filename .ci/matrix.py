@@ -29,7 +29,7 @@ PROMISED = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 # Two cores are the smallest machine this runs on, and most tests wait rather than compute.
 AT_ONCE = 2
 # Seconds for one whole run. Single tests have their own deadline; this one is for what is outside of tests.
-RUN_TIMEOUT = 900
+RUN_TIMEOUT = 1800
 
 
 class Run(NamedTuple):
@@ -100,7 +100,17 @@ def execute(run: Run, pytest_args: List[str]) -> Outcome:
         python = prepare(run, log_path)
         figures = FIGURES / f"{run.name}.xml"
         # Bytecode and caches of two runs at a time must not meet, hence no cache provider.
-        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={figures}", *pytest_args]
+        command = [
+            str(python),
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--reruns=1",
+            "-rR",
+            f"--junitxml={figures}",
+            *pytest_args,
+        ]
         with log_path.open("a") as log:
             status = subprocess.run(
                 command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=RUN_TIMEOUT
