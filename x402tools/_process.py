@@ -16,6 +16,7 @@ does not inherit it. A `flock` would live on in any child that was forked while 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -55,7 +56,18 @@ _paused: List[Pausing] = []  # between the two hooks around a fork, which run on
 
 def pause_for_forks(thing: Pausing) -> None:
     """From now on `thing` is paused around every fork, while it lives."""
+    _load_what_ending_threads_need()
     _pausing.add(thing)
+
+
+def _load_what_ending_threads_need() -> None:
+    """The first thread of a process that ends has glibc load this library, and a fork in that moment leaves the child
+    with a loader that aborts it ("Inconsistency detected by ld.so"). Pausing ends a thread just before a fork."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError):  # another C library than glibc
+            ctypes.CDLL("libgcc_s.so.1")
 
 
 def _pause_all() -> None:
