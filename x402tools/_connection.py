@@ -192,10 +192,15 @@ class Connection:
             self.close()
 
     def resume_after_fork(self) -> None:
-        """The next statement opens the file again."""
+        """Opens the file again, at once: at the end of the process no thread could be started for it any more."""
         if self._paused:
             self._paused = False
-            self._lock.release()
+            try:
+                self._open()
+            except SpoolError:
+                pass  # whoever needs it next is told
+            finally:
+                self._lock.release()
 
     def forget(self) -> None:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
