@@ -83,14 +83,16 @@ class Writer:
         """Stores everything that was recorded before this call; True when it is stored.
 
         Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
+        What is recorded during the call is left to the next one: under steady traffic it would never end otherwise.
         """
         with self._lock:
             if self._committing:  # a signal handler recorded in the middle of a commit, which will see the event
                 return False
             self._committing = True
             try:
-                while self._intake.events or self._unstored:
-                    self._store_some()
+                left = len(self._intake.events)
+                while left or self._unstored:
+                    left = min(left - self._store_some(left), len(self._intake.events))
                 self._store_dropped()
             except SpoolError as error:
                 self._set_trouble(error)
@@ -171,14 +173,17 @@ class Writer:
             log.exception("the writer failed unexpectedly; the events stay in memory and it tries again")
             return False
 
-    def _store_some(self) -> None:
-        while self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
-            events = self._intake.take(_batch.MOST_EVENTS)
+    def _store_some(self, most: int) -> int:
+        """Stores what is here and up to `most` events of the intake; how many it took from there."""
+        taken = 0
+        while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
+            events = self._intake.take(min(_batch.MOST_EVENTS, most - taken))
             try:
                 batch = _batch.encode(self._intake.recorder, self._batch_number + 1, events)
             except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
                 self._intake.give_back(events)
                 raise
+            taken += len(events)
             self._batch_number += 1
             self._unstored.append(batch)
             self._intake.held_elsewhere(batch.events)
@@ -189,6 +194,7 @@ class Writer:
         self._unsynced = True
         self._intake.made_room()
         self._on_stored(stored)
+        return taken
 
     def _store_dropped(self) -> None:
         dropped = self._intake.take_dropped()

@@ -247,13 +247,13 @@ class UsageBuffer:
 
     def _make_room(self, intake: Intake, event: Event) -> bool:
         if self._on_queue_full == "raise":
-            raise QueueFullError(f"{intake.limit} events wait in memory; this one was not stored")
+            raise QueueFullError(f"{self._max_queue_size} events wait in memory; this one was not stored")
         if self._on_queue_full == "block":
             intake.wait_for_room()
             return True
         intake.drop(event)
         if self._parts is not None:
-            why = f"max_queue_size ({intake.limit} events in memory) is reached"
+            why = f"max_queue_size ({self._max_queue_size} events in memory) is reached"
             self._parts.reports.dropped(PendingUsage(event, intake.recorder, accepted=False), why)
         return False
 
