@@ -6,13 +6,16 @@ MATRIX_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo bench lint format matrix build clean
+.PHONY: help test proof demo bench lint format matrix build clean
 
 help: ## Print the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: $(VENV)/.installed-test ## Run every test on the newest Python at hand (PYTEST_ARGS="-k spool" for some of them)
-	$(RUN) pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python .ci/suite.py $(PYTEST_ARGS)
+
+proof: $(VENV)/.installed-test ## Run what is too large for every day: 100,000 events, a million records, 200 rounds of chaos
+	$(VENV)/bin/python .ci/suite.py --only proof -rP $(PYTEST_ARGS)
 
 demo: $(VENV)/.installed-demo ## Show the package at work against the emulator (FILE=usage.ndjson for events of your own)
 	$(RUN) x402tools.demo $(if $(FILE),--file "$(FILE)")

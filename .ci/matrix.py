@@ -7,7 +7,6 @@ Python 3.8 is there and did not run: the oldest version promised is the one most
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import hashlib
 import pathlib
 import re
@@ -20,16 +19,16 @@ from typing import List, NamedTuple, Optional, Tuple
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".matrix"
 FIGURES = FOLDER / "figures"
+SUITE = ROOT / ".ci" / "suite.py"
+PARTS = 2  # of the suite, see there
 CONSTRAINTS = ROOT / "tests" / "constraints-oldest.txt"
 
 OLDEST = "3.8"
 # As in the classifiers of pyproject.toml; one that the machine lacks is named at the end, not failed.
 PROMISED = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
 
-# Two cores are the smallest machine this runs on, and most tests wait rather than compute.
-AT_ONCE = 2
 # Seconds for one whole run. Single tests have their own deadline; this one is for what is outside of tests.
-RUN_TIMEOUT = 1800
+RUN_TIMEOUT = 600
 
 
 class Run(NamedTuple):
@@ -89,7 +88,7 @@ def prepare(run: Run, log_path: pathlib.Path) -> pathlib.Path:
     return python
 
 
-def execute(run: Run, pytest_args: List[str]) -> Outcome:
+def execute(run: Run, arguments: List[str]) -> Outcome:
     """One run from installing to its figures; never raises for a failure of the run."""
     started = time.monotonic()
     log_path = FOLDER / f"{run.name}.log"
@@ -98,31 +97,21 @@ def execute(run: Run, pytest_args: List[str]) -> Outcome:
     passed = False
     try:
         python = prepare(run, log_path)
-        figures = FIGURES / f"{run.name}.xml"
-        # Bytecode and caches of two runs at a time must not meet, hence no cache provider.
-        command = [
-            str(python),
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "--reruns=1",
-            "-rR",
-            f"--junitxml={figures}",
-            *pytest_args,
-        ]
+        figures = FIGURES / run.name
+        # Each Python would find the other's last failures in the cache.
+        command = [str(python), str(SUITE), "--figures", str(figures), "-p", "no:cacheprovider", *arguments]
         with log_path.open("a") as log:
             status = subprocess.run(
                 command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=RUN_TIMEOUT
             )
         passed = status.returncode == 0
-        # The last such line: what still runs when the interpreter ends may print after it.
+        # One such line from each part of the suite.
         closing = re.findall(
-            r"^=* ?(\d+ (?:passed|failed|error).* in .*?) ?=*$", log_path.read_text(errors="replace"), re.MULTILINE
+            r"^=* ?(\d+ (?:passed|failed|error).*? in [\d.]+s).*$", log_path.read_text(errors="replace"), re.MULTILINE
         )
-        summary = closing[-1] if closing else ""
-        if not figures.exists():
-            summary = f"pytest ended with status {status.returncode} and left no figures"
+        summary = "; ".join(closing)
+        if len(closing) < PARTS:
+            summary += f" (status {status.returncode}, and a part of the suite left no figures)"
     except subprocess.CalledProcessError as error:
         summary = f"could not be installed: {' '.join(map(str, error.cmd))} ended with status {error.returncode}"
     except subprocess.TimeoutExpired:
@@ -145,25 +134,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--skip", action="append", default=[], metavar="X.Y", help="a version that ran already")
     parser.add_argument("--full", action="store_true", help="run the tests marked `full` too")
-    parser.add_argument("pytest_args", nargs="*", help="handed on to pytest, after --")
+    parser.add_argument("pytest_args", nargs="*", help="handed on to the suite, after --")
     options = parser.parse_args()
 
     found = pythons()
     runs = planned(found, options.skip)
     FIGURES.mkdir(parents=True, exist_ok=True)
-    pytest_args = ["--quiet", *options.pytest_args]
+    arguments = ["--quiet", *options.pytest_args]
     if not options.full:
-        pytest_args += ["-m", "not full"]
+        arguments += ["--without", "full"]
         print(
             "Without the tests marked `full`: their size, not the Python, is what they test, and `make test` ran them."
         )
-    print(f"To run, {AT_ONCE} at a time: {', '.join(run.name for run in runs)}", flush=True)
+    print(f"To run: {', '.join(run.name for run in runs)}", flush=True)
 
+    # One after the other: each keeps all cores busy by itself.
     outcomes = []
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(execute, run, pytest_args) for run in runs]):
-            outcomes.append(future.result())
-            report(outcomes[-1])
+    for run in runs:
+        outcomes.append(execute(run, arguments))
+        report(outcomes[-1])
 
     here = [version for version, _ in found]
     print(f"Pythons that ran here: {', '.join(run.name for run in runs) or 'none'}")

@@ -30,7 +30,7 @@ sizes = pytest.mark.parametrize(
     "count",
     [
         pytest.param(REDUCED, id="reduced"),
-        pytest.param(FULL, id="full", marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+        pytest.param(FULL, id="full", marks=[pytest.mark.proof, pytest.mark.timeout(900)]),
     ],
 )
 

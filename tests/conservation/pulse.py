@@ -55,7 +55,9 @@ class Pulse:
         while not self._ended.wait(_LOOK_EVERY):
             looks += 1
             if looks % _SYNC_EVERY == 0:
-                os.pwrite(descriptor, _BLOCK, 0)
+                # At the end of the file, like a write-ahead log that grows: then the sync waits for the journal of the
+                # file system too, and with it for what everybody else has just written.
+                os.pwrite(descriptor, _BLOCK, looks * len(_BLOCK))
                 os.fsync(descriptor)
             at = now()
             self._pauses.append((at, at - before - int(_LOOK_EVERY * 1e9)))
