@@ -13,7 +13,7 @@ import pytest
 from tests.buffer.helpers import PROGRAMS, Program, stored_posts, wait_until
 from x402tools.testing import Emulator, Fault
 
-FULL, REDUCED = 100_000, 3_000
+FULL, REDUCED = 100_000, 1_000
 
 # Of all POSTs 20 % are answered 500 and 10 % 429, and 5 % are reset after they were booked. Each fault is drawn among
 # the POSTs that did not meet the one before it.
