@@ -39,7 +39,7 @@ _KEEP_NUMBER = "REPLACE INTO meta SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM me
 
 _ROWS_AT_ONCE = 20
 _MOST_PROBES = 10_000  # rows looked for one by one behind a damaged page
-_PROBING_SECONDS = 0.4  # for all damaged pages of a table together
+_PROBING_SECONDS = 0.25  # for all damaged pages of a table together; a start may take a second in all
 _HOPELESS = ("not a database", "no such table")  # no row will be found by asking for another
 
 

@@ -360,6 +360,26 @@ def test_a_spool_that_was_taken_away_is_noticed(tmp_path: pathlib.Path) -> None:
     assert len(stored_posts(path)) == recorded == buffer.stats().recorded.events
 
 
+def test_a_batch_is_stored_once_even_when_the_file_changes(tmp_path: pathlib.Path) -> None:
+    """What each recorder stored last is carried over to the new file, with what is pending."""
+    path = tmp_path / "usage.db"
+    store = open_spool(path)
+    assert store.claim()
+    store.append([make_batch(1, (1,))], Tally())
+    store.settle([Acknowledgement(*store.oldest_sealed(0, 1)[0].posts[0])], [])
+    store.append([make_batch(2, (2,))], Tally())
+    path.unlink()
+
+    store.append([make_batch(1, (1,)), make_batch(2, (2,)), make_batch(3, (4,))], Tally())
+
+    keys = [post.key for batch in store.oldest_sealed(0, 10) for _, post in batch.posts]
+    counts = store.counts()
+    assert keys == ["rec-2-0", "rec-3-0"]
+    assert (counts.recorded, counts.delivered) == (Tally(3, 7), Tally(1, 1))
+    assert_adds_up(counts)
+    store.close()
+
+
 # -- destinations ------------------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,24 @@ def limited_handles(path: str) -> Dict[str, Any]:
     return {"delivered_meanwhile": delivered, "refusal": refusal, "delivered": stats.delivered.events}
 
 
+def fork_beside_a_deleted_file(path: str) -> Dict[str, Any]:
+    """The file is deleted under the process, which forks before it has noticed."""
+    service = Service()
+    service.open.clear()
+    spool = Spool(path, service)  # type: ignore[arg-type]
+    spool.record(300)
+    eventually(lambda: spool.stats().in_memory == 0, "stored")
+    os.unlink(path)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    service.open.set()
+    stats = spool.settle()
+    spool.buffer.close()
+    return {"recorded": stats.recorded.events, "booked": service.events, "errors": spool.errors}
+
+
 def open_as(path: str, uid: str) -> Dict[str, Any]:
     """Opens a spool as another user; the refusal."""
     if int(uid):
@@ -110,7 +128,14 @@ def commit_one_by_one(path: str, events: str, durability: str) -> Dict[str, Any]
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (deliver_all, limited_file_size, limited_handles, open_as, commit_one_by_one)
+    for scenario in (
+        deliver_all,
+        limited_file_size,
+        limited_handles,
+        fork_beside_a_deleted_file,
+        open_as,
+        commit_one_by_one,
+    )
 }
 
 

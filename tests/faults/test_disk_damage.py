@@ -15,7 +15,7 @@ from typing import Callable
 
 import pytest
 
-from tests.faults.disk_tools import Service, eventually, filled, spool
+from tests.faults.disk_tools import Service, child, eventually, filled, spool
 
 # -- D8 to D12: damaged files ------------------------------------------------------------------------------------------
 
@@ -195,6 +195,14 @@ def test_D13_deleted_while_open(how: str, tmp_path: pathlib.Path) -> None:
         assert (stats.recorded.events, stats.delivered.events) == (2000, 2000)
         assert service.events == 2000
         assert any("deleted or replaced" in line for line in opened.errors)
+
+
+def test_D13_deleted_right_before_a_fork(tmp_path: pathlib.Path) -> None:
+    """The connection that alone still reaches the events is not closed around the fork: they are carried over."""
+    report = child("fork_beside_a_deleted_file", tmp_path / "usage.db")
+
+    assert report["booked"] == report["recorded"] == 300
+    assert any("deleted or replaced" in line for line in report["errors"])
 
 
 def test_D13_replaced_while_open(tmp_path: pathlib.Path) -> None:
