@@ -19,10 +19,11 @@ POSTs from memory have negative sequence numbers, those from the spool positive 
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
+from x402tools._connection import DamagedError
 from x402tools._fair_lock import FairLock
 from x402tools._spool import Deposit, Spool
 from x402tools._spool_rows import numbered
@@ -30,6 +31,7 @@ from x402tools._store import Acknowledgement, Burial, Counts, DeadLetter, Place,
 from x402tools.errors import SpoolError
 
 Settled = Union[Acknowledgement, Burial]
+_Result = TypeVar("_Result")
 
 # Batches (of 500 events) kept while the disk fails; the rest waits in the intake, which has its own limit.
 _MOST_KEPT = 20
@@ -235,7 +237,7 @@ class Reserve:
         with self._lock:
             try:
                 self._resolve()
-                self._known = self._spool.counts()
+                self._known = _repeated_on_damage(self._spool.counts)
             except SpoolError:
                 if self._known is None:
                     raise
@@ -256,13 +258,13 @@ class Reserve:
     # -- straight to the spool ---------------------------------------------------------------------------------------
 
     def bind(self, destination: str) -> None:
-        self._spool.bind(destination)
+        _repeated_on_damage(lambda: self._spool.bind(destination))
 
     def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
-        return self._spool.dead_letters(after, limit)
+        return _repeated_on_damage(lambda: self._spool.dead_letters(after, limit))
 
     def requeue(self, ids: Sequence[int]) -> int:
-        return self._spool.requeue(ids)
+        return _repeated_on_damage(lambda: self._spool.requeue(ids))
 
     def claim(self) -> bool:
         return self._spool.claim()
@@ -371,6 +373,14 @@ class Reserve:
         if not kept.left:
             del self._kept[place.sequence]
         return None
+
+
+def _repeated_on_damage(operation: Callable[[], _Result]) -> _Result:
+    """One that hits upon damage has the file set aside: the second time it finds a new one."""
+    try:
+        return operation()
+    except DamagedError:
+        return operation()
 
 
 def _sum(posts: Sequence[Post]) -> Tally:

@@ -41,7 +41,8 @@ class FlushResult:
     """What `flush` or `close` left behind; true when nothing is pending.
 
     Attributes:
-        pending: events in the spool and in memory that are not settled, those of other processes included.
+        pending: events in the spool and in memory that are not settled, those of other processes included. While the
+            spool cannot be read nobody can say: at least 1 then.
         problem: why they wait, as far as it is known.
     """
 
@@ -464,7 +465,7 @@ class UsageBuffer:
         try:
             pending = parts.store.counts().pending.events
         except SpoolError as error:
-            pending, problem = 0, problem or str(error)
+            pending, problem = 1, problem or str(error)  # not nothing: that would pass for delivered
         return FlushResult(pending + parts.writer.waiting().events, problem)
 
     def _problem(self, parts: _Parts) -> Optional[str]:
