@@ -33,6 +33,8 @@ _LARGEST_PAYLOAD = 64 * 1024 * 1024
 
 _HEADER = struct.Struct(">BBI")
 
+LARGEST_VALUE = _LARGEST_PAYLOAD + _HEADER.size
+
 
 class CorruptBatchError(ValueError):
     """The value is not a batch, or not the one that was written."""

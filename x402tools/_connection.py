@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import pathlib
 import queue
 import sqlite3
-import threading
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import sqlitedict
 
-from x402tools import _process
+from x402tools import _process, _spool_file
 from x402tools._fair_lock import FairLock
 from x402tools.errors import SpoolError
 
@@ -43,7 +42,13 @@ _BUSY_STEP = 20
 _DEADLINE = 12.0
 _LOOK_EVERY = 0.05  # seconds between looks whether the thread is alive
 
+# What SQLite says when the content of the file is not what it wrote. sqlite3 has error codes only since Python 3.11.
+_SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "could not decode")
+
+_SHORTEST_PATIENCE = 0.02  # seconds for an answer once the time given by `give_up_at` is over
+
 _META_TABLE = "meta"
+META_TABLE = f"CREATE TABLE IF NOT EXISTS {_META_TABLE} (key TEXT PRIMARY KEY, value BLOB)"  # as sqlitedict makes it
 _SYNC_LEVELS = {"NORMAL": 1, "FULL": 2}
 
 # sqlitedict prints eighteen lines for a failed statement when logging is not configured; the error itself reaches us.
@@ -52,9 +57,24 @@ _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
 
-def plain(path: str) -> sqlite3.Connection:
-    """A connection without sqlitedict, for what happens before it opens the file. Close it at once."""
-    return sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+class DamagedError(SpoolError):
+    """What the file holds is not what was written to it. Trying again does not help; another file does."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite complains about the content of the file, rather than that it cannot get at it now."""
+    return any(sign in str(error).lower() for sign in _SIGNS_OF_DAMAGE)
+
+
+def plain(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection without sqlitedict, for what happens before it opens the file. Close it at once.
+
+    Args:
+        read_only: leave every byte of the file as it is; an ordinary connection tidies up a log when it is closed.
+    """
+    address = pathlib.Path(path).as_uri() + ("?mode=ro" if read_only else "?mode=rw")
+    # Used by whichever thread operates next, one at a time.
+    return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
 
 
 def prepare(path: str, schema: Sequence[str]) -> None:
@@ -70,27 +90,50 @@ def prepare(path: str, schema: Sequence[str]) -> None:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        meta = f"CREATE TABLE IF NOT EXISTS {_META_TABLE} (key TEXT PRIMARY KEY, value BLOB)"  # as sqlitedict makes it
-        for statement in ("BEGIN IMMEDIATE", meta, *schema, "COMMIT"):
+        for statement in ("BEGIN IMMEDIATE", META_TABLE, *schema, "COMMIT"):
             connection.execute(statement)
     finally:
         connection.close()
 
 
+def _identity(path: str) -> Optional[Tuple[int, int]]:
+    """Device and inode of the file that is at the path now; None when there is none, or nobody can say."""
+    try:
+        return _spool_file.identity(path)
+    except OSError:
+        return None
+
+
+class _Thread(sqlitedict.SqliteMultithread):  # type: ignore[misc]  # sqlitedict has no types
+    """sqlitedict's connection thread, which dies of a row it cannot read; this one remembers of what."""
+
+    died_of: Optional[Exception] = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # noqa: BLE001 - the edge of the thread; Python would print it
+            self.died_of = error
+
+
+class _Dict(sqlitedict.SqliteDict):  # type: ignore[misc]  # sqlitedict has no types
+    def _new_conn(self) -> _Thread:
+        return _Thread(self.filename, autocommit=False, journal_mode="WAL", outer_stack=False)
+
+
 class Transaction:
     """The statements of one transaction. They are sent together, because every wait costs two changes of thread."""
 
-    def __init__(self, exchange: Callable[[Sequence[Statement]], List[Row]], kind: str) -> None:
+    def __init__(self, exchange: Callable[[Sequence[Statement]], List[Row]], kind: str, give_up: float) -> None:
         self._exchange = exchange
         self._waiting: List[Statement] = []
-        self._begin(kind)
+        self._begin(kind, give_up)
 
-    def _begin(self, kind: str) -> None:
+    def _begin(self, kind: str, give_up: float) -> None:
         """Alone, because what is sent after a BEGIN that another process keeps waiting would wait just as long again.
 
         SQLite waits in steps that grow to 100 ms, and so comes too late beside a process that commits back to back.
         """
-        give_up = time.monotonic() + BUSY_TIMEOUT
         while True:
             try:
                 self._exchange([(f"BEGIN {kind}", ())])
@@ -126,8 +169,12 @@ class Connection:
         self._path = path
         self._sync = sync
         self._lock = FairLock()  # guards the one exchange under way with the connection thread
-        self._dict: Optional[Any] = None  # sqlitedict has no types
+        self._dict: Optional[_Dict] = None
+        self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
         self._paused = False
+        self.openings = 0  # how often the file was opened: SQLite may have made a new log each time
+        self.may_open = True  # False: reads on through what is open, if anything is
+        self.give_up_at: Optional[float] = None  # a moment of time.monotonic() after which no answer is waited for
         _process.forget_after_fork(self)
         _process.pause_for_forks(self)
 
@@ -154,7 +201,7 @@ class Connection:
         """
         with self._lock:
             try:
-                transaction = Transaction(self._exchange, kind)
+                transaction = Transaction(self._exchange, kind, self._busy_until())
                 yield transaction
                 transaction.commit()
             except BaseException:
@@ -178,7 +225,7 @@ class Connection:
             opened, self._dict = self._dict, None
             if opened is not None:
                 opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
-                opened.conn.join(_DEADLINE)
+                opened.conn.join(self._patience(time.monotonic()))
                 opened.conn = None
 
     def pause_for_fork(self) -> None:
@@ -186,9 +233,12 @@ class Connection:
 
         Waits for the exchange under way. One that is stuck for seconds is not waited for: then the child had better
         not have forked, and the parent goes on as it was.
+
+        A file that is no longer at the path stays open, because it could not be opened again and may hold events. Its
+        copy in the child does no harm: nothing there opens that file.
         """
         self._paused = self._lock.acquire(timeout=_DEADLINE)
-        if self._paused:
+        if self._paused and self._is_at_the_path():
             self.close()
 
     def resume_after_fork(self) -> None:
@@ -196,7 +246,8 @@ class Connection:
         if self._paused:
             self._paused = False
             try:
-                self._open()
+                if self._is_at_the_path():
+                    self._open()
             except SpoolError:
                 pass  # whoever needs it next is told
             finally:
@@ -221,25 +272,41 @@ class Connection:
             sql, parameters = statements[-1]
             thread.execute(sql, parameters, answers)
             rows: List[Row] = []
-            deadline = time.monotonic() + _DEADLINE
+            started = time.monotonic()
             while True:
-                answer = self._next_answer(answers, thread, deadline)
+                answer = self._next_answer(answers, thread, started)
                 if answer == _NO_MORE:
                     thread.check_raise_error()
                     return rows
                 rows.append(answer)
         except sqlite3.Error as error:
-            raise SpoolError(f"{self._path}: {error}") from error
+            raise self._spool_error(error) from error
 
-    def _next_answer(self, answers: queue.SimpleQueue[Any], thread: threading.Thread, deadline: float) -> Any:
+    def _next_answer(self, answers: queue.SimpleQueue[Any], thread: _Thread, started: float) -> Any:
         while True:
             try:
-                return answers.get(timeout=_LOOK_EVERY)
+                return answers.get(timeout=min(_LOOK_EVERY, self._patience(started)))
             except queue.Empty:
-                if thread.is_alive() and time.monotonic() < deadline:
+                if thread.is_alive() and time.monotonic() < started + self._patience(started):
                     continue
             self._abandon()
-            raise SpoolError(f"{self._path}: the connection thread died or got stuck; a new one is opened")
+            if thread.died_of is not None:
+                raise self._spool_error(thread.died_of) from thread.died_of
+            raise SpoolError(f"{self._path}: the connection thread died or got stuck (does the disk not answer?)")
+
+    def _busy_until(self) -> float:
+        """The moment until which a transaction waits for another process's lock."""
+        moment = time.monotonic() + BUSY_TIMEOUT
+        return moment if self.give_up_at is None else min(moment, self.give_up_at)
+
+    def _patience(self, started: float) -> float:
+        """Seconds that an answer may take to what was asked at that moment; less when the end is near."""
+        if self.give_up_at is None:
+            return _DEADLINE
+        return max(min(_DEADLINE, self.give_up_at - started), _SHORTEST_PATIENCE)
+
+    def _spool_error(self, error: Exception) -> SpoolError:
+        return (DamagedError if is_damage(error) else SpoolError)(f"{self._path}: {error}")
 
     def _roll_back(self) -> None:
         try:
@@ -248,16 +315,27 @@ class Connection:
         except SpoolError:
             pass  # SQLite has rolled back by itself, or the connection is gone and with it the transaction
 
-    def _open(self) -> Any:
+    def _open(self) -> _Dict:
         if self._dict is None:
+            if not self.may_open:
+                raise SpoolError(f"{self._path}: the spool file is gone")
+            if self.give_up_at is not None and time.monotonic() >= self.give_up_at:
+                raise SpoolError(f"{self._path}: the disk does not answer")  # opening would wait for it
             self._dict = self._connect()
         return self._dict
 
-    def _connect(self) -> Any:
-        if not os.path.exists(self._path):  # SQLite would make an empty one, and nobody would notice the loss
+    def _is_at_the_path(self) -> bool:
+        """Whether the file that is open, or was open last, still has its name."""
+        return self._identity is None or self._identity == _identity(self._path)
+
+    def _connect(self) -> _Dict:
+        identity = _identity(self._path)
+        if identity is None:  # SQLite would make an empty one, and nobody would notice the loss
             raise SpoolError(f"{self._path}: the spool file is gone")
+        self._identity = identity
+        self.openings += 1
         try:
-            opened = sqlitedict.SqliteDict(
+            opened = _Dict(
                 self._path,
                 tablename=_META_TABLE,
                 journal_mode="WAL",
@@ -266,7 +344,7 @@ class Connection:
                 decode=json.loads,
             )
         except Exception as error:  # sqlite3.Error or RuntimeError, from its thread
-            raise SpoolError(f"{self._path}: {error}") from error
+            raise self._spool_error(error) from error
         self._dict = opened
         self._exchange(
             [
@@ -274,6 +352,7 @@ class Connection:
                 (f"PRAGMA synchronous={self._sync}", ()),
                 ("PRAGMA trusted_schema=OFF", ()),
                 ("PRAGMA cell_size_check=ON", ()),
+                ("PRAGMA secure_delete=FAST", ()),  # what was delivered does not linger in free space
                 (f"PRAGMA journal_size_limit={8 * 1024 * 1024}", ()),
             ]
         )

@@ -71,6 +71,10 @@ class Reports(Observer):
             return
         self._problem(f"the spool fails, events are kept in memory as long as there is room: {error}")
 
+    def mended(self, notice: str) -> None:
+        """The spool was damaged or gone, and is usable again."""
+        self._problem(notice)
+
     def dropped(self, usage: Usage, why: str) -> None:
         """An event was lost."""
         self._lost.count(why)

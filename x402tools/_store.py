@@ -36,6 +36,9 @@ class Tally(NamedTuple):
     def plus(self, other: Tally) -> Tally:
         return Tally(self.events + other.events, self.units + other.units)
 
+    def minus(self, other: Tally) -> Tally:
+        return Tally(self.events - other.events, self.units - other.units)
+
 
 class Counts(NamedTuple):
     """What the ledger of a store says."""
@@ -47,6 +50,7 @@ class Counts(NamedTuple):
     dropped: Tally
     oldest_pending_at: Optional[float]  # seconds since 1970
     size: int  # bytes in use
+    in_memory: int = 0  # pending events that the store could not write down yet
 
 
 class Place(NamedTuple):

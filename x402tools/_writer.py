@@ -4,13 +4,14 @@ With `durability="interval"` this thread alone commits, every few milliseconds. 
 commit: whoever gets the lock commits for everybody who is waiting (a group commit), and the thread only repeats what
 failed and, for "commit", syncs about once a second.
 
-A batch that could not be stored stays here, in memory and under its id, and is tried again until it is stored: the
-store takes a batch of one id once, so trying again is harmless even when the failed attempt did store it.
+What cannot be written stays in the memory of the store (`_reserve`), and this thread has it try again until it works.
+When the store has enough of that, events stay in the intake, until `max_queue_size` is reached there too.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from typing import Callable, List, Optional
@@ -18,7 +19,8 @@ from typing import Callable, List, Optional
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._intake import Intake
-from x402tools._store import Store, Tally
+from x402tools._reserve import Reserve
+from x402tools._store import Tally
 from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
@@ -47,27 +49,31 @@ class Writer:
         durability: "interval", "commit" or "fsync".
         on_stored: called with the number of events after each commit.
         on_trouble: called when storing begins to fail, and with None when it works again.
+        on_mended: called with what was done about a spool that was damaged or gone.
     """
 
     def __init__(
         self,
         intake: Intake,
-        store: Store,
+        store: Reserve,
         durability: str,
         on_stored: Callable[[int], None],
         on_trouble: Callable[[Optional[SpoolError]], None],
+        on_mended: Callable[[str], None],
     ) -> None:
         self._intake = intake
         self._store = store
         self._durability = durability
         self._on_stored = on_stored
         self._on_trouble = on_trouble
+        self._on_mended = on_mended
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
         self._committing = False
         self._unsynced = False
-        self._trouble: Optional[SpoolError] = None
+        self._held = 0  # events that the intake was told of as held elsewhere
+        self._in_trouble = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="x402tools-writer", daemon=True)
 
@@ -77,10 +83,11 @@ class Writer:
     @property
     def trouble(self) -> Optional[str]:
         """Why storing fails at the moment, or None."""
-        return str(self._trouble) if self._trouble is not None else None
+        return str(self._store.trouble) if self._store.trouble is not None else None
 
     def commit(self) -> bool:
-        """Stores everything that was recorded before this call; True when it is stored.
+        """Hands everything that was recorded before this call to the store; True when the store has it all, on disk
+        or, while the disk fails, in memory.
 
         Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
         What is recorded during the call is left to the next one: under steady traffic it would never end otherwise.
@@ -90,21 +97,15 @@ class Writer:
                 return False
             self._committing = True
             try:
-                left = len(self._intake.events)
-                while left or self._unstored:
-                    left = min(left - self._store_some(left), len(self._intake.events))
-                self._store_dropped()
-            except SpoolError as error:
-                self._set_trouble(error)
-                return False
+                left = self._hand_over()
             finally:
                 self._committing = False
-            self._set_trouble(None)
-            return True
+            self._report()
+            return not left
 
     def wait_for_commit(self) -> None:
         """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails."""
-        if self._trouble is None:
+        if not self._in_trouble:
             self.commit()
 
     def waiting(self) -> Tally:
@@ -117,8 +118,8 @@ class Writer:
         """Held, nothing moves from memory to the store."""
         return self._lock
 
-    def stop(self, deadline: float) -> List[Post]:
-        """Ends the thread and stores what is left; returns the events that could not be stored until the deadline.
+    def stop(self, deadline: float) -> None:
+        """Ends the thread and hands everything to the store, also beyond what it usually keeps in memory.
 
         Args:
             deadline: a moment of `time.monotonic()`. One attempt is made in any case.
@@ -127,30 +128,23 @@ class Writer:
         self._intake.wake()
         if self._thread.ident is not None:
             self._thread.join(max(deadline - time.monotonic(), 0.0))
+        self.commit()
+
+    def give_up(self, deadline: float) -> List[Post]:
+        """After `stop`: has the store write down what it keeps until the deadline; returns the events it could not."""
         retry = threading.Event()  # never set: only waited on
-        while not self.commit():
+        while not self.commit() or self._store.is_behind:
             if time.monotonic() + _FIRST_RETRY >= deadline:
-                return self._give_up()
+                return self._store.give_up()
             retry.wait(_FIRST_RETRY)
         return []
-
-    def _give_up(self) -> List[Post]:
-        """Takes what is in memory out of the account of waiting events, and counts it as dropped."""
-        with self._lock:
-            rest = self._intake.take(len(self._intake.events))
-            if rest:
-                self._unstored.append(_batch.encode(self._intake.recorder, self._batch_number + 1, rest))
-            lost = [post for batch in self._unstored for post in _batch.decode(batch.value)]
-            self._unstored = []
-            self._intake.give_back_dropped(Tally(len(lost), sum(post.amount for post in lost)))
-            return lost
 
     def _run(self) -> None:
         empty_looks, retry = 0, _FIRST_RETRY
         next_sync = time.monotonic() + _SYNC_EVERY
         while not self._stopping.is_set():
             busy = bool(self._intake.events)
-            if not self._commit_safely():
+            if not self._commit_safely() or self._in_trouble:
                 self._stopping.wait(retry)
                 retry = min(2 * retry, _LONGEST_RETRY)
                 continue
@@ -173,10 +167,29 @@ class Writer:
             log.exception("the writer failed unexpectedly; the events stay in memory and it tries again")
             return False
 
+    def _hand_over(self) -> int:
+        """Takes to the store what is recorded by now, as much as it has room for; how many events it had not."""
+        left, tried = len(self._intake.events), False
+        while (left or self._unstored) and self._may_take(tried):
+            left = min(left - self._store_some(left), len(self._intake.events))
+            tried = True
+        dropped = self._intake.take_dropped()
+        if dropped.events:
+            self._store.append([], dropped)
+        elif not tried:
+            self._store.catch_up()  # also notices, at the latest after a second, that the file is gone
+        self._account()
+        return left
+
+    def _may_take(self, tried: bool) -> bool:
+        """A store that fails is tried once a turn; at the end it has to take everything, as nobody else will."""
+        return self._stopping.is_set() or (self._store.has_room and not (tried and self._store.trouble))
+
     def _store_some(self, most: int) -> int:
         """Stores what is here and up to `most` events of the intake; how many it took from there."""
         taken = 0
-        while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
+        batches = sys.maxsize if self._stopping.is_set() else _BATCHES_PER_COMMIT
+        while taken < most and self._intake.events and len(self._unstored) < batches:
             events = self._intake.take(min(_batch.MOST_EVENTS, most - taken))
             try:
                 batch = _batch.encode(self._intake.recorder, self._batch_number + 1, events)
@@ -187,24 +200,22 @@ class Writer:
             self._batch_number += 1
             self._unstored.append(batch)
             self._intake.held_elsewhere(batch.events)
+            self._held += batch.events
         self._store.append(self._unstored, Tally())
         stored = sum(batch.events for batch in self._unstored)
-        self._unstored = []
-        self._intake.held_elsewhere(-stored)
+        self._unstored = []  # after an interrupt they are appended once more, which is harmless
         self._unsynced = True
-        self._intake.made_room()
+        self._account()
         self._on_stored(stored)
         return taken
 
-    def _store_dropped(self) -> None:
-        dropped = self._intake.take_dropped()
-        if not dropped.events:
-            return
-        try:
-            self._store.append([], dropped)
-        except SpoolError:
-            self._intake.give_back_dropped(dropped)
-            raise
+    def _account(self) -> None:
+        """Events that were taken and are still in memory, here or in the store, leave less room for new ones."""
+        held = sum(batch.events for batch in self._unstored) + self._store.in_memory
+        self._intake.held_elsewhere(held - self._held)
+        has_more_room, self._held = held < self._held, held
+        if has_more_room:
+            self._intake.made_room()
 
     def _sync(self) -> None:
         if self._durability != "commit":
@@ -215,11 +226,14 @@ class Writer:
             try:
                 self._store.sync()
                 self._unsynced = False
-            except SpoolError as error:
-                self._set_trouble(error)
+            except SpoolError:
+                pass  # the store says why; it is tried again
+            self._report()
 
-    def _set_trouble(self, error: Optional[SpoolError]) -> None:
-        changed = (error is None) != (self._trouble is None)
-        self._trouble = error
-        if changed:
-            self._on_trouble(error)
+    def _report(self) -> None:
+        for notice in self._store.take_notices():
+            self._on_mended(notice)
+        trouble = self._store.trouble
+        if (trouble is not None) != self._in_trouble:
+            self._in_trouble = trouble is not None
+            self._on_trouble(trouble)

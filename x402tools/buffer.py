@@ -16,6 +16,7 @@ from x402tools._event import LARGEST_AMOUNT, Event, PendingUsage, check_amount, 
 from x402tools._flusher import Deliver, Flusher
 from x402tools._intake import Intake
 from x402tools._reports import Reports, UserCallbacks, usage_of
+from x402tools._reserve import Reserve
 from x402tools._spool import Spool
 from x402tools._store import DeadLetter, Store, Tally
 from x402tools._writer import Writer
@@ -30,6 +31,8 @@ QUEUE_FULL_POLICIES = ("reject", "block", "raise")
 # Envelope ids that were checked already, so that each is checked once. Ids without end (one per user) start it anew.
 _MOST_KNOWN_IDS = 10_000
 
+_LAST_WORDS = 0.2  # seconds after the end of `close` for which a disk that does not answer is still waited for
+
 _LOOK_EVERY = 0.1  # seconds between looks of flush() at a spool that another process delivers
 
 
@@ -38,7 +41,8 @@ class FlushResult:
     """What `flush` or `close` left behind; true when nothing is pending.
 
     Attributes:
-        pending: events in the spool and in memory that are not settled, those of other processes included.
+        pending: events in the spool and in memory that are not settled, those of other processes included. While the
+            spool cannot be read nobody can say: at least 1 then.
         problem: why they wait, as far as it is known.
     """
 
@@ -65,6 +69,7 @@ class BufferStats:
         delivering: True in the one process of all that share the spool which delivers.
         problem: why deliveries or the spool are at a halt, or None.
         spool_bytes: bytes in use in the spool.
+        set_aside: damaged spool files that are kept beside the spool; what could be read of them was carried over.
     """
 
     recorded: Tally
@@ -79,12 +84,13 @@ class BufferStats:
     delivering: bool
     problem: Optional[str]
     spool_bytes: int
+    set_aside: Tuple[str, ...] = ()
 
 
 class _Parts(NamedTuple):
     """What one process builds for itself; a forked child builds its own."""
 
-    store: Store
+    store: Reserve
     intake: Intake
     writer: Writer
     reports: Reports
@@ -190,7 +196,6 @@ class UsageBuffer:
             first = self._target is None
             if first:
                 parts = self._start()
-                assert isinstance(parts.store, Spool)
                 parts.store.bind(base_url)
                 self._target = (deliver, base_url)
                 if self._delivers:
@@ -297,13 +302,14 @@ class UsageBuffer:
             pending=counts.pending.plus(waiting),
             dead=counts.dead,
             dropped=counts.dropped.plus(dropped),
-            in_memory=waiting.events,
+            in_memory=waiting.events + counts.in_memory,
             in_flight=flusher.in_flight if flusher else 0,
             retries=flusher.retries if flusher else 0,
             oldest_pending_age=None if oldest is None else max(time.time() - oldest, 0.0),
             delivering=flusher.delivering if flusher else False,
             problem=self._problem(parts),
             spool_bytes=counts.size,
+            set_aside=tuple(_spool_file.files_set_aside(self.path)),
         )
 
     def dead_letters(self, limit: int = 100, *, after: int = 0) -> List[DeadLetter]:
@@ -371,10 +377,13 @@ class UsageBuffer:
                 self._closed = FlushResult(0)
                 return self._closed
             parts.intake.close()
-            for post in parts.writer.stop(deadline):
-                parts.reports.dropped(usage_of(post), f"the spool failed until the end ({parts.writer.trouble})")
+            parts.store.give_up_at(deadline + _LAST_WORDS)
+            parts.writer.stop(deadline)
             ended = parts.flusher is None or parts.flusher.stop(deadline)
+            for post in parts.writer.give_up(deadline):  # after the flusher, which delivers from memory too
+                parts.reports.dropped(usage_of(post), f"the spool failed until the end ({parts.writer.trouble})")
             self._closed = self._result(parts)
+            parts.store.give_up_at(None)  # who asks for the ledger after this, or settles late, has time again
             parts.reports.calls.stop(deadline - time.monotonic())
             if ended or (parts.flusher is not None and parts.flusher.ended):  # or else the flusher closes it
                 parts.store.close()
@@ -408,15 +417,17 @@ class UsageBuffer:
             return self._parts
 
     def _build(self) -> _Parts:
-        store = Spool(
-            self.path,
-            sync="NORMAL" if self._durability == "commit" else "FULL",
-            max_bytes=self._max_disk_bytes,
-            make_folder=self._makes_folder,
+        store = Reserve(
+            Spool(
+                self.path,
+                sync="NORMAL" if self._durability == "commit" else "FULL",
+                max_bytes=self._max_disk_bytes,
+                make_folder=self._makes_folder,
+            )
         )
         intake = Intake(self._max_queue_size, attention=self._durability != "interval")
         reports = Reports(self._user, self.path, self._settled.set)
-        writer = Writer(intake, store, self._durability, self._stored, reports.store_failed)
+        writer = Writer(intake, store, self._durability, self._stored, reports.store_failed, reports.mended)
         parts = _Parts(store, intake, writer, reports, None)
         if self._target is not None and self._delivers:
             parts = parts._replace(flusher=self._new_flusher(parts))
@@ -454,7 +465,7 @@ class UsageBuffer:
         try:
             pending = parts.store.counts().pending.events
         except SpoolError as error:
-            pending, problem = 0, problem or str(error)
+            pending, problem = 1, problem or str(error)  # not nothing: that would pass for delivered
         return FlushResult(pending + parts.writer.waiting().events, problem)
 
     def _problem(self, parts: _Parts) -> Optional[str]:

@@ -20,6 +20,7 @@ ADD = "INSERT INTO things VALUES (?)"
 @pytest.fixture
 def path(tmp_path: pathlib.Path) -> pathlib.Path:
     file = tmp_path / "things.db"
+    file.touch(0o600)  # as the spool does, so that the mode does not depend on the umask
     prepare(str(file), SCHEMA)
     return file
 

@@ -37,7 +37,7 @@ def open_spool(path: pathlib.Path, sync: str = "FULL") -> Spool:
 
 
 def test_only_the_owner_reads_the_files(tmp_path: pathlib.Path) -> None:
-    """The database, its log, its index and its lock are 0600 whatever the umask says."""
+    """The database, its log, its index and its locks are 0600 whatever the umask says."""
     before = os.umask(0)
     try:
         store = open_spool(tmp_path / "usage.db")
@@ -48,7 +48,9 @@ def test_only_the_owner_reads_the_files(tmp_path: pathlib.Path) -> None:
 
     modes = {name.name: stat.S_IMODE(name.stat().st_mode) for name in tmp_path.iterdir()}
 
-    assert modes == dict.fromkeys(["usage.db", "usage.db-wal", "usage.db-shm", "usage.db.lock"], 0o600)
+    assert modes == dict.fromkeys(
+        ["usage.db", "usage.db-wal", "usage.db-shm", "usage.db.lock", "usage.db.setup"], 0o600
+    )
     store.close()
 
 
@@ -124,11 +126,9 @@ REFUSED: List[Callable[[pathlib.Path], None]] = [
     a_dangling_link,
     a_directory,
     a_fifo,
-    garbage,
     a_file_others_may_write,
     another_programs_database,
     a_later_format,
-    half_a_spool,
 ]
 
 
@@ -144,6 +144,23 @@ def test_what_is_no_spool_is_refused_untouched(tmp_path: pathlib.Path, plant: Ca
 
     assert str(path) in str(raised.value)
     assert (path.read_bytes() if path.is_file() else None) == content
+
+
+@pytest.mark.parametrize("plant", [garbage, half_a_spool], ids=lambda plant: plant.__name__)
+def test_what_is_damaged_is_set_aside_untouched(tmp_path: pathlib.Path, plant: Callable[[pathlib.Path], None]) -> None:
+    """It is kept as it was under a name that says so, it is said, and a new spool is made in its place."""
+    path = tmp_path / "usage.db"
+    plant(path)
+    content = path.read_bytes()
+
+    store = run_with_deadline(open_spool, path, seconds=5)
+
+    store.append([make_batch(100)], Tally())
+    (aside,) = tmp_path.glob("usage.db.corrupt-*Z")
+    assert aside.read_bytes() == content
+    assert any(str(aside) in notice for notice in store.notices)
+    assert_adds_up(store.counts())
+    store.close()
 
 
 def test_a_missing_folder_is_named(tmp_path: pathlib.Path) -> None:
@@ -200,15 +217,15 @@ def test_many_processes_may_make_the_spool_at_once(tmp_path: pathlib.Path) -> No
 def test_the_log_and_the_sync_level_are_really_set(tmp_path: pathlib.Path, sync: str, level: int) -> None:
     """Read back from the connection that writes, at first, after a sync, and when it was opened anew."""
     store = open_spool(tmp_path / "usage.db", sync)
-    connection = store._connection
 
     def settings() -> Any:
-        return connection.rows("PRAGMA journal_mode")[0][0], connection.rows("PRAGMA synchronous")[0][0]
+        with store._file.use() as connection:
+            return connection.rows("PRAGMA journal_mode")[0][0], connection.rows("PRAGMA synchronous")[0][0]
 
     at_first = settings()
     store.sync()
     after_sync = settings()
-    connection.close()
+    store._file.close()
     opened_anew = settings()
 
     assert at_first == after_sync == opened_anew == ("wal", level)
@@ -322,7 +339,7 @@ def test_damage_does_not_stop_a_buffer(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_spool_that_was_taken_away_is_noticed(tmp_path: pathlib.Path) -> None:
-    """Storing into a file that nobody can find any more must not pass for storing."""
+    """Storing into a file that nobody can find any more must not pass for storing; a new one takes its place."""
     path = tmp_path / "usage.db"
     problems: List[str] = []
     buffer = UsageBuffer(path, durability="fsync", on_error=problems.append, exit_timeout=0.5)
@@ -339,7 +356,28 @@ def test_a_spool_that_was_taken_away_is_noticed(tmp_path: pathlib.Path) -> None:
 
     wait_until(noticed, "the buffer reports that its file is gone", seconds=4)
     assert "usage.db" in problems[0]
-    buffer.close()
+    recorded = buffer.close().pending
+    assert len(stored_posts(path)) == recorded == buffer.stats().recorded.events
+
+
+def test_a_batch_is_stored_once_even_when_the_file_changes(tmp_path: pathlib.Path) -> None:
+    """What each recorder stored last is carried over to the new file, with what is pending."""
+    path = tmp_path / "usage.db"
+    store = open_spool(path)
+    assert store.claim()
+    store.append([make_batch(1, (1,))], Tally())
+    store.settle([Acknowledgement(*store.oldest_sealed(0, 1)[0].posts[0])], [])
+    store.append([make_batch(2, (2,))], Tally())
+    path.unlink()
+
+    store.append([make_batch(1, (1,)), make_batch(2, (2,)), make_batch(3, (4,))], Tally())
+
+    keys = [post.key for batch in store.oldest_sealed(0, 10) for _, post in batch.posts]
+    counts = store.counts()
+    assert keys == ["rec-2-0", "rec-3-0"]
+    assert (counts.recorded, counts.delivered) == (Tally(3, 7), Tally(1, 1))
+    assert_adds_up(counts)
+    store.close()
 
 
 # -- destinations ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What every store promises, on each store there is: the spool, and the fake that the flusher's tests are handed.
+"""What every store promises, on each there is: the spool, the reserve before it, and the fake of the flusher's tests.
 
 A store is added with one more factory in `STORES`.
 """
@@ -14,6 +14,7 @@ import pytest
 from tests.buffer.helpers import FakeStore, Program, Shelf, assert_adds_up, make_batch, wait_until
 from x402tools import _batch
 from x402tools._event import LARGEST_AMOUNT
+from x402tools._reserve import Reserve
 from x402tools._spool import Spool
 from x402tools._store import Acknowledgement, Burial, Place, Store, Tally
 from x402tools.errors import SpoolError
@@ -24,8 +25,13 @@ OpenStore = Callable[[], Store]
 IMPOSSIBLE = (AssertionError, KeyError, SpoolError, ValueError)
 
 
-def spools(folder: pathlib.Path) -> OpenStore:
+def spools(folder: pathlib.Path) -> Callable[[], Spool]:
     return lambda: Spool(str(folder / "usage.db"), sync="FULL", max_bytes=2**40)
+
+
+def reserves(folder: pathlib.Path) -> OpenStore:
+    spool = spools(folder)
+    return lambda: Reserve(spool())
 
 
 def fakes(folder: pathlib.Path) -> OpenStore:
@@ -33,7 +39,7 @@ def fakes(folder: pathlib.Path) -> OpenStore:
     return lambda: FakeStore(shelf)
 
 
-STORES: Dict[str, Callable[[pathlib.Path], OpenStore]] = {"spool": spools, "fake": fakes}
+STORES: Dict[str, Callable[[pathlib.Path], OpenStore]] = {"spool": spools, "reserve": reserves, "fake": fakes}
 
 
 @pytest.fixture(params=STORES)

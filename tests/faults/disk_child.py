@@ -1,0 +1,147 @@
+"""Scenarios for a process of its own, whose system calls fail; prints what happened as a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from typing import Any, Dict, List
+
+from tests.faults.disk_tools import Service, Spool, eventually
+from x402tools import UsageBuffer
+from x402tools.errors import SpoolError
+
+
+def deliver_all(path: str, events: str) -> Dict[str, Any]:
+    """Records in small groups, with a commit between them, and delivers; the slowest call, and the ledger."""
+    spool = Spool(path, Service())  # type: ignore[arg-type]
+    slowest, pause = 0.0, threading.Event()
+    for _ in range(int(events) // 10):
+        for _ in range(10):
+            started = time.monotonic()
+            spool.buffer.record("env_1", 1)
+            slowest = max(slowest, time.monotonic() - started)
+        pause.wait(0.02)
+    flushed = bool(spool.buffer.flush(10))
+    stats = spool.stats()
+    started = time.monotonic()
+    spool.buffer.close()
+    return {
+        "flushed": flushed,
+        "slowest": slowest,
+        "closing": time.monotonic() - started,
+        "booked": spool.service.events,
+        "repeats": spool.service.repeats,
+        "recorded": stats.recorded.events,
+        "delivered": stats.delivered.events,
+        "pending": stats.pending.events,
+        "errors": spool.errors,
+    }
+
+
+def limited_file_size(path: str, events: str) -> Dict[str, Any]:
+    """No file may grow beyond what it has; then it may again."""
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    service = Service()
+    spool = Spool(path, service)  # type: ignore[arg-type]
+    spool.record(10)
+    spool.settle()
+    size = max(os.path.getsize(path + end) for end in ("", "-wal"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    spool.record(int(events), size=2000)
+    eventually(lambda: service.events == int(events) + 10, "delivered from memory")
+    problem = spool.stats().problem
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    stats = spool.settle()
+    spool.buffer.close()
+    return {"problem": problem, "delivered": stats.delivered.events, "booked": service.events}
+
+
+def limited_handles(path: str) -> Dict[str, Any]:
+    """Not one more file can be opened: while the buffer is open, and for one that is made now."""
+    spool = Spool(path, Service())  # type: ignore[arg-type]
+    used = len(os.listdir("/proc/self/fd"))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used - 1, most))
+    spool.record(100)
+    delivered = bool(spool.buffer.flush(5))
+    try:
+        UsageBuffer(path + "2")
+        refusal = ""
+    except SpoolError as error:
+        refusal = str(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    spool.record(100)
+    stats = spool.settle()
+    spool.buffer.close()
+    UsageBuffer(path + "2").close()
+    return {"delivered_meanwhile": delivered, "refusal": refusal, "delivered": stats.delivered.events}
+
+
+def fork_beside_a_deleted_file(path: str) -> Dict[str, Any]:
+    """The file is deleted under the process, which forks before it has noticed."""
+    service = Service()
+    service.open.clear()
+    spool = Spool(path, service)  # type: ignore[arg-type]
+    spool.record(300)
+    eventually(lambda: spool.stats().in_memory == 0, "stored")
+    os.unlink(path)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    service.open.set()
+    stats = spool.settle()
+    spool.buffer.close()
+    return {"recorded": stats.recorded.events, "booked": service.events, "errors": spool.errors}
+
+
+def open_as(path: str, uid: str) -> Dict[str, Any]:
+    """Opens a spool as another user; the refusal."""
+    if int(uid):
+        os.setgroups([])
+        os.setgid(int(uid))
+        os.setuid(int(uid))
+    started = time.monotonic()
+    try:
+        UsageBuffer(path).close()
+        refusal = ""
+    except SpoolError as error:
+        refusal = str(error)
+    return {"refusal": refusal, "seconds": time.monotonic() - started}
+
+
+def commit_one_by_one(path: str, events: str, durability: str) -> Dict[str, Any]:
+    """Says on descriptor 1 after each record that it returned, for the power cut."""
+    buffer = UsageBuffer(path, durability=durability, deliver=False)
+    os.write(1, b"READY\n")
+    for number in range(int(events)):
+        buffer.record("env_1", 1, idempotency_key=f"key-{number}")
+        os.write(1, b"ACK %d\n" % number)
+    os._exit(0)
+
+
+SCENARIOS = {
+    scenario.__name__: scenario
+    for scenario in (
+        deliver_all,
+        limited_file_size,
+        limited_handles,
+        fork_beside_a_deleted_file,
+        open_as,
+        commit_one_by_one,
+    )
+}
+
+
+def main(arguments: List[str]) -> None:
+    print(json.dumps(SCENARIOS[arguments[0]](*arguments[1:])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

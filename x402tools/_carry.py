@@ -1,0 +1,171 @@
+"""Carries what can be read of a spool file that was lost or damaged over into the one that takes its place.
+
+Rows keep their sequence numbers where those are free, so that a POST under way can still be settled by its place. The
+new file remembers, by device and inode of the old one, how far it was carried over: when several processes had the
+old file open, each carries over what the ones before it did not find, and nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, Sequence
+
+from x402tools import _spool_rows
+from x402tools._connection import Connection, DatabaseError, Row, Transaction
+from x402tools._spool_rows import FITS, VALUE, are_counts
+from x402tools._store import Tally
+from x402tools.errors import SpoolError
+
+Reader = Callable[[str, Sequence[Any]], List[Row]]  # statement and parameters to rows
+
+_Unreadable = (SpoolError, DatabaseError)
+
+_SEALED = (
+    f"SELECT sequence, CAST(batch AS BLOB), sealed_at, events, units, {VALUE} FROM sealed"
+    f" WHERE {FITS} AND sequence %s ORDER BY sequence LIMIT ?"
+)
+_DEAD = (
+    "SELECT id, CAST(place AS BLOB), CAST(key AS BLOB), events, units, readable, CAST(details AS BLOB),"
+    f" {VALUE} FROM dead WHERE {FITS} AND id %s ORDER BY id LIMIT ?"
+)
+_SETTLED = "SELECT events, units, bits FROM settled WHERE sequence = ? LIMIT 1"
+_ADD = "INSERT OR IGNORE INTO sealed (sequence, batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?, ?)"
+
+_NUMBERS = "SELECT key, value FROM meta WHERE key GLOB 'stored *' ORDER BY rowid DESC LIMIT 10000"
+# The file that is there now may have been written to by the same recorders meanwhile.
+_KEEP_NUMBER = "REPLACE INTO meta SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = ? AND value >= ?)"
+
+_ROWS_AT_ONCE = 20
+_MOST_PROBES = 10_000  # rows looked for one by one behind a damaged page
+_PROBING_SECONDS = 0.25  # for all damaged pages of a table together; a start may take a second in all
+_HOPELESS = ("not a database", "no such table")  # no row will be found by asking for another
+
+
+def carry_over(read: Reader, target: Connection, origin: str) -> Tally:
+    """Copies pending batches and dead letters; how many events of them there were.
+
+    Args:
+        read: runs a statement on the old file; may fail at any row.
+        target: the new file.
+        origin: names the old file for as long as any process has it open.
+    """
+    marks = _marks(target, origin)
+    with target.transaction() as transaction:
+        if not marks:
+            _carry_totals(read, transaction)
+            _remember(transaction, origin, marks)
+        _carry_numbers(read, transaction)
+    carried = Tally()
+    writers = partial(_write_batch, read), partial(_write_dead, origin)
+    for table, sql, write in zip(("sealed", "dead"), (_SEALED, _DEAD), writers):
+        for rows in _chunks(read, sql, marks.get(table, 0)):
+            with target.transaction() as transaction:
+                for row in rows:
+                    carried = carried.plus(write(transaction, row))
+                marks[table] = rows[-1][0]
+                _remember(transaction, origin, marks)
+    return carried
+
+
+def _marks(target: Connection, origin: str) -> Dict[str, int]:
+    known = target.rows("SELECT value FROM meta WHERE key = ?", (f"moved {origin}",))
+    return dict(json.loads(known[0][0])) if known else {}
+
+
+def _remember(transaction: Transaction, origin: str, marks: Dict[str, int]) -> None:
+    transaction.run("REPLACE INTO meta VALUES (?, ?)", (f"moved {origin}", json.dumps({"sealed": 0, **marks})))
+
+
+def _carry_totals(read: Reader, transaction: Transaction) -> None:
+    """The counters go on where they were; recorded is counted anew, from what is there."""
+    try:
+        counters = _spool_rows.ledger(read(_spool_rows.LEDGER, ()))
+    except _Unreadable:
+        return
+    for name in ("delivered", "dropped"):
+        _spool_rows.count(transaction, name, counters[name])
+        _spool_rows.count(transaction, "recorded", counters[name])
+
+
+def _carry_numbers(read: Reader, transaction: Transaction) -> None:
+    """What each recorder stored last, so that what one repeats is known."""
+    try:
+        stored = read(_NUMBERS, ())
+    except _Unreadable:
+        return
+    for key, number in reversed(stored):  # the newest is the last to be forgotten
+        transaction.run(_KEEP_NUMBER, (key, number, key, number))
+
+
+def _chunks(read: Reader, sql: str, position: int) -> Iterator[List[Row]]:
+    """The rows above a position, in order, without those that cannot be read."""
+    probing_until = 0.0
+    while True:
+        try:
+            rows = read(sql % "> ?", (position, _ROWS_AT_ONCE))
+        except _Unreadable as error:
+            if any(sign in str(error) for sign in _HOPELESS):
+                return
+            probing_until = probing_until or time.monotonic() + _PROBING_SECONDS
+            rows = _probe(read, sql, position, probing_until)
+        if not rows:
+            return
+        yield rows
+        position = rows[-1][0]
+
+
+def _probe(read: Reader, sql: str, position: int, until: float) -> List[Row]:
+    """The next row that can be read when asked for by its number."""
+    for number in range(position + 1, position + _MOST_PROBES):
+        if time.monotonic() >= until:
+            break
+        try:
+            rows = read(sql % "= ?", (number, 1))
+        except _Unreadable:
+            continue
+        if rows:
+            return rows
+    return []
+
+
+def _write_batch(read: Reader, transaction: Transaction, row: Row) -> Tally:
+    sequence, raw_batch, sealed_at, events, units, value = row
+    if not are_counts(events, units):
+        return Tally()  # stays in the old file
+    batch = _text(raw_batch)
+    taken = transaction.rows("SELECT batch = ? FROM sealed WHERE sequence = ? OR batch = ?", (batch, sequence, batch))
+    if any(same_batch for (same_batch,) in taken):
+        return Tally()
+    number = None if taken else sequence
+    transaction.run(_ADD, (number, batch, sealed_at, events, units, value))
+    try:
+        settled = read(_SETTLED, (sequence,))
+    except _Unreadable:
+        settled = []  # what was settled is sent again, under its old key
+    left = Tally(events, units)
+    if settled and are_counts(*settled[0][:2]):
+        done_events, done_units, bits = settled[0]
+        transaction.run(
+            "REPLACE INTO settled SELECT sequence, ?, ?, ? FROM sealed WHERE batch = ?",
+            (done_events, done_units, bits, batch),
+        )
+        left = Tally(events - done_events, units - done_units)
+    _spool_rows.count(transaction, "recorded", left)
+    return left
+
+
+def _write_dead(origin: str, transaction: Transaction, row: Row) -> Tally:
+    _, place, key, events, units, readable, details, value = row
+    if not are_counts(events, units):
+        return Tally()
+    # Two files may both have buried at "7/3": the origin keeps them apart.
+    columns = (f"{origin} {_text(place)}", _text(key), events, units, readable, _text(details), value)
+    transaction.run(_spool_rows.BURY, columns)
+    _spool_rows.count(transaction, "recorded", Tally(events, units))
+    return Tally(events, units)
+
+
+def _text(raw: Any) -> str:
+    return bytes(raw or b"").decode("utf-8", "backslashreplace")

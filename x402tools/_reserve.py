@@ -1,0 +1,387 @@
+"""Memory behind the spool: while the disk fails, events stay here and are delivered from here.
+
+    append ──► kept ──deposit──► spool          the ordinary way; kept is empty between two calls
+                │
+                └──hand out──► flusher ──settle──► owed ──► kept or spool, once the disk works
+
+Guarantees:
+
+1. A batch that was appended is kept until a deposit with it is known to be stored. A deposit that failed may be stored
+   all the same (a sync that fails says so too late), so before the next one is made the spool is asked for its number.
+2. A POST that was delivered from memory is never stored as pending: a batch is deposited without those of its POSTs,
+   and they go into the ledger as recorded and delivered in the same transaction.
+3. What was settled while the disk cannot take it is owed: counted at once, written down later. When the process dies
+   before that, those POSTs are sent again under the same keys. The claim is kept as long as something is owed, because
+   only its holder may write it down.
+
+POSTs from memory have negative sequence numbers, those from the spool positive ones.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+
+from x402tools import _batch
+from x402tools._batch import EncodedBatch, Post
+from x402tools._connection import DamagedError
+from x402tools._fair_lock import FairLock
+from x402tools._spool import Deposit, Spool
+from x402tools._spool_rows import numbered
+from x402tools._store import Acknowledgement, Burial, Counts, DeadLetter, Place, SealedBatch, Tally
+from x402tools.errors import SpoolError
+
+Settled = Union[Acknowledgement, Burial]
+_Result = TypeVar("_Result")
+
+# Batches (of 500 events) kept while the disk fails; the rest waits in the intake, which has its own limit.
+_MOST_KEPT = 20
+
+# Settlements owed at the most. Beyond it nothing more is delivered until the disk works again: a process that dies
+# sends all of them once more.
+_MOST_OWED = 20_000
+
+# Above every sequence number there will ever be: whoever waits for everything up to it waits for everything.
+_UNKNOWN = 2**62
+_OTHERS_MEANWHILE = 100  # batches that other processes may store before what is kept here gets its numbers
+
+
+class _Kept:
+    """A batch in memory."""
+
+    def __init__(self, batch: EncodedBatch) -> None:
+        self.batch = batch
+        self.posts: Optional[List[Post]] = None  # once handed out
+        self.settled = 0  # a bit for each POST that is not pending any more
+
+    @property
+    def left(self) -> List[int]:
+        """The positions of the POSTs that are pending, of a batch that was handed out."""
+        return [at for at in range(len(self.posts or ())) if not self.settled >> at & 1]
+
+    def pending(self) -> Tally:
+        if self.posts is None:
+            return Tally(self.batch.events, self.batch.units)
+        return _sum([self.posts[at] for at in self.left])
+
+    def to_store(self) -> EncodedBatch:
+        if self.posts is None or not self.settled:
+            return self.batch
+        return _batch.encode_posts(self.batch.id, [self.posts[at] for at in self.left])
+
+
+class _Moved(NamedTuple):
+    """Where a batch went that was handed out from memory and then stored."""
+
+    sequence: int
+    positions: Dict[int, int]
+
+
+class Reserve:
+    """A store: the spool, and memory while the spool fails."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._lock = FairLock()  # guards everything below, also while the disk is slow: callers do not wait for it
+        self._kept: Dict[int, _Kept] = {}
+        self._moved: Dict[int, _Moved] = {}
+        self._owed: List[Settled] = []
+        self._delivered = Tally()  # from memory, not in the ledger yet
+        self._dropped = Tally()
+        self._buried: List[Burial] = []  # from memory, not in the spool yet
+        self._unsure: Optional[Tuple[Deposit, Dict[int, _Kept]]] = None  # the last deposit, if it may be stored
+        self._deposits = 0
+        self._newest: Dict[str, int] = {}  # the number of each recorder's last batch
+        self._next_sequence = -1
+        self._known: Optional[Counts] = None  # what the spool said when it could last be read
+        self._trouble: Optional[SpoolError] = None  # of the last attempt to write
+        self._read_trouble: Optional[SpoolError] = None  # of the flusher's last attempt to read
+
+    # -- for the writer --------------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[EncodedBatch], dropped: Tally) -> None:
+        """See `Store`. Never raises SpoolError: what the spool does not take is kept, and `trouble` says why."""
+        with self._lock:
+            for batch in batches:
+                recorder, number = numbered(batch.id)
+                if number > self._newest.get(recorder, -1):  # or it is here, or was: a caller that was interrupted
+                    self._kept[self._next_sequence] = _Kept(batch)
+                    self._next_sequence -= 1
+                    self._newest[recorder] = number
+            self._dropped = self._dropped.plus(dropped)
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Brings to the spool what is only in memory, or else looks whether its file is still there; see `trouble`."""
+        with self._lock:
+            try:
+                if self.is_behind:
+                    self._resolve()
+                    self._write_down_owed()  # first, because it makes room
+                    self._deposit()
+                else:
+                    self._spool.look()
+            except SpoolError as error:
+                self._trouble = error
+                if "full" in str(error):
+                    self._spool.make_room()
+            else:
+                self._trouble = None
+
+    def sync(self) -> None:
+        with self._lock:
+            try:
+                self._spool.sync()
+            except SpoolError as error:
+                self._trouble = error
+                raise
+
+    @property
+    def has_room(self) -> bool:
+        """False while so much is kept that events had better wait where they are."""
+        return len(self._kept) < _MOST_KEPT
+
+    @property
+    def in_memory(self) -> int:
+        """Pending events that are only here."""
+        with self._lock:
+            return self._kept_pending().events
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is anything that the spool has yet to learn."""
+        return bool(self._kept or self._owed or self._buried or self._delivered.events or self._dropped.events)
+
+    def give_up(self) -> List[Post]:
+        """The POSTs that are only in memory; from now on they count as dropped."""
+        with self._lock:
+            lost = [
+                post
+                for kept in self._kept.values()
+                for post in ([kept.posts[at] for at in kept.left] if kept.posts else _batch.decode(kept.batch.value))
+            ]
+            self._kept, self._unsure = {}, None
+            self._dropped = self._dropped.plus(_sum(lost))
+            return lost
+
+    def take_notices(self) -> List[str]:
+        """What was mended since this was last asked, for people."""
+        notices = self._spool.notices[:]
+        del self._spool.notices[: len(notices)]
+        return notices
+
+    # -- for the flusher -------------------------------------------------------------------------------------------
+
+    def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
+        """See `Store`. What is in memory comes in addition, once, whatever `after` says."""
+        with self._lock:
+            batches = []
+            try:
+                self._resolve()
+                batches = self._spool.oldest_sealed(after, limit)
+            except SpoolError as error:
+                self._read_trouble = error  # what is in memory goes on all the same
+            else:
+                self._read_trouble = None
+            batches += [self._hand_out(sequence) for sequence, kept in self._kept.items() if kept.posts is None]
+            return batches
+
+    def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
+        with self._lock:
+            if not self._spool.has_claim:
+                raise SpoolError(f"{self._spool.path}: only the process that holds the claim settles")
+            settled: List[Settled] = [*acknowledged, *buried]
+            try:
+                self._resolve()
+                self._write_down_owed()
+            except SpoolError as error:
+                self._trouble = error
+                if len(self._owed) >= _MOST_OWED:
+                    raise
+                self._owed += settled
+                return
+            self._owed = settled
+            try:
+                self._write_down_owed()
+            except SpoolError as error:
+                self._trouble = error
+            except BaseException:  # a mistake of the caller: it may not be tried again
+                self._owed = []
+                raise
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> Optional[SpoolError]:
+        """Why the spool cannot be written or read at the moment, or None."""
+        return self._trouble or self._read_trouble
+
+    def last_sequence(self) -> int:
+        with self._lock:
+            coming = len(self._kept) + _OTHERS_MEANWHILE if self._kept else 0  # what is kept will get higher numbers
+            try:
+                return self._spool.last_sequence() + coming
+            except SpoolError:
+                return _UNKNOWN
+
+    def first_sequence(self) -> Optional[int]:
+        with self._lock:
+            try:
+                if not self._kept and not self._owed:
+                    return self._spool.first_sequence()
+                return 0 if self.counts().pending.events else None
+            except SpoolError:
+                return 0  # nobody can say: as if something were pending
+
+    def counts(self) -> Counts:
+        """See `Store`. While the spool cannot be read, what it said last goes for it."""
+        with self._lock:
+            try:
+                self._resolve()
+                self._known = _repeated_on_damage(self._spool.counts)
+            except SpoolError:
+                if self._known is None:
+                    raise
+            spool, kept = self._known, self._kept_pending()
+            owed_delivered = _sum([one.post for one in self._owed if isinstance(one, Acknowledgement)])
+            owed_dead = _sum([one.post for one in self._owed if isinstance(one, Burial)])
+            dead = _sum([burial.post for burial in self._buried])
+            pending = spool.pending.plus(kept).minus(owed_delivered).minus(owed_dead)
+            return spool._replace(
+                recorded=spool.recorded.plus(kept).plus(self._delivered).plus(self._dropped).plus(dead),
+                delivered=spool.delivered.plus(self._delivered).plus(owed_delivered),
+                pending=pending,
+                dead=spool.dead.plus(dead).plus(owed_dead),
+                dropped=spool.dropped.plus(self._dropped),
+                in_memory=kept.events,
+            )
+
+    # -- straight to the spool ---------------------------------------------------------------------------------------
+
+    def bind(self, destination: str) -> None:
+        _repeated_on_damage(lambda: self._spool.bind(destination))
+
+    def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
+        return _repeated_on_damage(lambda: self._spool.dead_letters(after, limit))
+
+    def requeue(self, ids: Sequence[int]) -> int:
+        return _repeated_on_damage(lambda: self._spool.requeue(ids))
+
+    def claim(self) -> bool:
+        return self._spool.claim()
+
+    def release(self) -> None:
+        """See `Store`. With something owed it only happens at `close`, when it is written down or given up."""
+        with self._lock:
+            if not self._owed:
+                self._spool.release()
+
+    def tidy(self) -> None:
+        try:
+            self._spool.tidy()
+        except SpoolError as error:  # only housekeeping: it must not keep the flusher from delivering
+            self._trouble = error
+
+    def give_up_at(self, moment: Optional[float]) -> None:
+        self._spool.give_up_at(moment)
+
+    def close(self) -> None:
+        self._spool.close()
+
+    def _kept_pending(self) -> Tally:
+        total = Tally()
+        for kept in self._kept.values():
+            total = total.plus(kept.pending())
+        return total
+
+    # -- from memory to the spool; call with the lock held -------------------------------------------------------------
+
+    def _resolve(self) -> None:
+        """Finds out what became of the last deposit. Until that is known, nothing of it is changed."""
+        if self._unsure is None:
+            return
+        deposit, kept = self._unsure
+        if self._spool.has_deposit(deposit.number):
+            self._arrived(deposit, kept)
+        self._unsure = None
+
+    def _deposit(self) -> None:
+        anything = self._kept or self._buried or self._delivered.events or self._dropped.events
+        if not anything:
+            return
+        self._deposits += 1
+        kept = dict(self._kept)
+        batches = [batch.to_store() for batch in kept.values()]
+        deposit = Deposit(self._deposits, batches, self._delivered, self._dropped, tuple(self._buried))
+        self._unsure = deposit, kept  # until it has arrived, which an interrupt in a caller's thread may prevent too
+        self._spool.deposit(deposit)
+        self._arrived(deposit, kept)
+
+    def _arrived(self, deposit: Deposit, kept: Dict[int, _Kept]) -> None:
+        """Forgets what the spool has; POSTs of it that the flusher holds are settled there from now on."""
+        handed_out = {sequence: batch for sequence, batch in kept.items() if batch.posts is not None}
+        places = self._spool.places_of([batch.batch.id for batch in handed_out.values()]) if handed_out else {}
+        for sequence, batch in handed_out.items():
+            place = places.get(batch.batch.id)
+            if place is None or batch.posts is None:
+                continue  # another process has delivered it already
+            self._spool.adopt(place, [batch.posts[at] for at in batch.left])
+            self._moved[sequence] = _Moved(place, {at: new for new, at in enumerate(batch.left)})
+        left = {sequence: batch for sequence, batch in self._kept.items() if sequence not in kept}
+        delivered, dropped = self._delivered.minus(deposit.delivered), self._dropped.minus(deposit.dropped)
+        buried = self._buried[len(deposit.buried) :]
+        # In one step: an interrupt that came in between would have some of it counted again.
+        self._unsure, self._kept, self._delivered, self._dropped, self._buried = None, left, delivered, dropped, buried
+
+    def _hand_out(self, sequence: int) -> SealedBatch:
+        kept = self._kept[sequence]
+        kept.posts = _batch.decode(kept.batch.value)
+        return SealedBatch(sequence, [(Place(sequence, at), post) for at, post in enumerate(kept.posts)])
+
+    def _write_down_owed(self) -> None:
+        """Takes settlements to where their POSTs are now; call when `_resolve` has worked."""
+        if not self._owed:
+            return
+        self._owed = [moved for moved in map(self._where_it_is, self._owed) if moved is not None]
+        acknowledged = [one for one in self._owed if isinstance(one, Acknowledgement)]
+        buried = [one for one in self._owed if isinstance(one, Burial)]
+        if self._owed:
+            self._spool.settle(acknowledged, buried)
+            self._owed = []
+
+    def _where_it_is(self, settled: Settled) -> Optional[Settled]:
+        """The settlement as one for the spool; None when it was for memory, and is done."""
+        place = settled.place
+        if place.sequence >= 0:
+            return settled
+        moved = self._moved.get(place.sequence)
+        if moved is not None:
+            new = Place(moved.sequence, moved.positions.pop(place.position))
+            if not moved.positions:
+                del self._moved[place.sequence]
+            return settled._replace(place=new)
+        kept = self._kept.get(place.sequence)
+        if kept is None or kept.posts is None:
+            return None  # given up, or delivered by another process
+        bit = 1 << place.position
+        if kept.settled & bit:
+            raise AssertionError(f"settled twice: {place}")  # a fault of the flusher: it may not be counted
+        kept.settled |= bit
+        if isinstance(settled, Burial):
+            self._buried.append(settled)
+        else:
+            self._delivered = self._delivered.plus(Tally(settled.post.events, settled.post.amount))
+        if not kept.left:
+            del self._kept[place.sequence]
+        return None
+
+
+def _repeated_on_damage(operation: Callable[[], _Result]) -> _Result:
+    """One that hits upon damage has the file set aside: the second time it finds a new one."""
+    try:
+        return operation()
+    except DamagedError:
+        return operation()
+
+
+def _sum(posts: Sequence[Post]) -> Tally:
+    return Tally(sum(post.events for post in posts), sum(post.amount for post in posts))
