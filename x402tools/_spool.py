@@ -159,6 +159,24 @@ class Spool:
                 _count(transaction, "recorded", dropped)
                 _count(transaction, "dropped", dropped)
 
+    def append_alone(self, batch: EncodedBatch) -> None:
+        """Stores a batch by a connection of its own, in the calling thread: at the end of the interpreter the thread of
+        the other one may not run any more. Not limited by `max_bytes`."""
+        self._check_file()
+        row = _batch_row(batch)
+        try:
+            connection = plain(self.path)
+            try:
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(_ADD_BATCH, row)
+                connection.execute(_COUNT_IF_ADDED, (batch.events, batch.units, batch.units, "recorded"))
+                connection.execute("COMMIT")
+            finally:
+                connection.close()
+        except DatabaseError as error:
+            raise SpoolError(f"{self.path}: {error}") from error
+
     def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
         if not self._lock.held:
             raise SpoolError(f"{self.path}: only the process that holds the claim settles")
