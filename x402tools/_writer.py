@@ -13,12 +13,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Tuple
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
+from x402tools._bell import Flag
 from x402tools._intake import Intake
 from x402tools._store import Store, Tally
+from x402tools._threads import Desk, LastingThread
 from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
@@ -44,6 +46,7 @@ class Writer:
     Args:
         intake: where they come from.
         store: where they go.
+        desk: where the main thread's commits are made.
         durability: "interval", "commit" or "fsync".
         on_stored: called with the number of events after each commit.
         on_trouble: called when storing begins to fail, and with None when it works again.
@@ -53,12 +56,14 @@ class Writer:
         self,
         intake: Intake,
         store: Store,
+        desk: Desk,
         durability: str,
         on_stored: Callable[[int], None],
         on_trouble: Callable[[Optional[SpoolError]], None],
     ) -> None:
         self._intake = intake
         self._store = store
+        self._desk = desk
         self._durability = durability
         self._on_stored = on_stored
         self._on_trouble = on_trouble
@@ -68,11 +73,8 @@ class Writer:
         self._committing = False
         self._unsynced = False
         self._trouble: Optional[SpoolError] = None
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="x402tools-writer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+        self._stopping = Flag()
+        self.thread = LastingThread(self._run, "x402tools-writer")
 
     @property
     def trouble(self) -> Optional[str]:
@@ -85,9 +87,16 @@ class Writer:
         Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
         What is recorded during the call is left to the next one: under steady traffic it would never end otherwise.
         """
+        stored, trouble = self._desk.run(self._commit)
+        # Not at the desk, and without the lock: this writes a log line, and a log handler may be what records.
+        self._set_trouble(trouble)
+        return stored
+
+    def _commit(self) -> Tuple[bool, Optional[SpoolError]]:
         with self._lock:
-            if self._committing:  # a signal handler recorded in the middle of a commit, which will see the event
-                return False
+            self._intake.dropped()  # adds them up, or they would become many while the store fails
+            if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes the event along
+                return False, self._trouble
             self._committing = True
             try:
                 left = len(self._intake.events)
@@ -95,12 +104,10 @@ class Writer:
                     left = min(left - self._store_some(left), len(self._intake.events))
                 self._store_dropped()
             except SpoolError as error:
-                self._set_trouble(error)
-                return False
+                return False, error
             finally:
                 self._committing = False
-            self._set_trouble(None)
-            return True
+            return True, None
 
     def wait_for_commit(self) -> None:
         """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails."""
@@ -125,8 +132,7 @@ class Writer:
         """
         self._stopping.set()
         self._intake.wake()
-        if self._thread.ident is not None:
-            self._thread.join(max(deadline - time.monotonic(), 0.0))
+        self.thread.join(deadline - time.monotonic())
         retry = threading.Event()  # never set: only waited on
         while not self.commit():
             if time.monotonic() + _FIRST_RETRY >= deadline:
@@ -209,14 +215,13 @@ class Writer:
     def _sync(self) -> None:
         if self._durability != "commit":
             return
-        with self._lock:
-            if not self._unsynced:
-                return
-            try:
-                self._store.sync()
-                self._unsynced = False
-            except SpoolError as error:
-                self._set_trouble(error)
+        try:
+            with self._lock:
+                if self._unsynced:
+                    self._store.sync()
+                    self._unsynced = False
+        except SpoolError as error:
+            self._set_trouble(error)  # without the lock, as in `commit`
 
     def _set_trouble(self, error: Optional[SpoolError]) -> None:
         changed = (error is None) != (self._trouble is None)
