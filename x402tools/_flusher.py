@@ -146,6 +146,10 @@ class Flusher:
 
     # -- called from other threads -------------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Starts the thread, if that is possible; see `LastingThread.start`."""
+        self.thread.start()
+
     def stored(self, events: int) -> None:
         """Tells that events were stored by this process."""
         self._stored_since_load += events  # only a hint: a lost update delays a delivery by flush_interval

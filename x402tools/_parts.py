@@ -69,7 +69,7 @@ class Parts:
         self.writer = Writer(
             self.intake, self.store, self._desk, settings.durability, self._stored, self.reports.store_failed
         )
-        self.writer.thread.start()
+        self.writer.start()
         if not self.writer.thread.is_alive():
             self.intake.attention = True  # so that callers look in: they store until a thread can be started
         self._unregister = _process.at_exit(self.close_at_exit)
@@ -92,7 +92,7 @@ class Parts:
             flush_at=settings.flush_at,
             flush_interval=settings.flush_interval,
         )
-        flusher.thread.start()
+        flusher.start()
         self.flusher = flusher
 
     def attend(self, event: Event) -> None:
@@ -108,7 +108,7 @@ class Parts:
         if has_thread:
             self.intake.wake()
         else:
-            self.writer.thread.start()
+            self.writer.start()
         if self._settings.durability != "interval" or not has_thread:
             self.writer.wait_for_commit()
 
@@ -171,7 +171,7 @@ class Parts:
             self._settled.wait(rung, seconds)
             return
         try:
-            flusher.thread.start()  # here, so that nobody else does its work when it begins
+            flusher.start()  # here, so that nobody else does its work when it begins
             if not flusher.thread.is_alive():
                 flusher.turn(seconds)
         finally:

@@ -76,6 +76,10 @@ class Writer:
         self._stopping = Flag()
         self.thread = LastingThread(self._run, "x402tools-writer")
 
+    def start(self) -> None:
+        """Starts the thread, if that is possible; see `LastingThread.start`."""
+        self.thread.start()
+
     @property
     def trouble(self) -> Optional[str]:
         """Why storing fails at the moment, or None."""
