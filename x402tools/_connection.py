@@ -17,6 +17,7 @@ import logging
 import os
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -127,9 +128,10 @@ class Connection:
         self._sync = sync
         self._lock = FairLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[Any] = None  # sqlitedict has no types
+        self._in_transaction = False
         self._paused = False
+        self._was_open = False  # when it was paused
         _process.forget_after_fork(self)
-        _process.pause_for_forks(self)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
         """Runs one statement; all its rows. Give it a LIMIT.
@@ -153,6 +155,9 @@ class Connection:
                 and what is repeated must be harmless to repeat.
         """
         with self._lock:
+            if self._in_transaction:  # a `__del__` came in between; what it began would end the other one
+                raise SpoolError(f"{self._path}: this thread is in the middle of another transaction")
+            self._in_transaction = True
             try:
                 transaction = Transaction(self._exchange, kind)
                 yield transaction
@@ -160,6 +165,8 @@ class Connection:
             except BaseException:
                 self._roll_back()
                 raise
+            finally:
+                self._in_transaction = False
 
     def sync(self) -> None:
         """Syncs everything committed so far, whatever the sync level."""
@@ -189,6 +196,7 @@ class Connection:
         """
         self._paused = self._lock.acquire(timeout=_DEADLINE)
         if self._paused:
+            self._was_open = self._dict is not None
             self.close()
 
     def resume_after_fork(self) -> None:
@@ -196,7 +204,8 @@ class Connection:
         if self._paused:
             self._paused = False
             try:
-                self._open()
+                if self._was_open:
+                    self._open()
             except SpoolError:
                 pass  # whoever needs it next is told
             finally:
@@ -206,6 +215,7 @@ class Connection:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
         opened, self._dict = self._dict, None
         self._lock = FairLock()
+        self._in_transaction = False
         if opened is not None:
             opened.conn = None
 
@@ -256,6 +266,8 @@ class Connection:
     def _connect(self) -> Any:
         if not os.path.exists(self._path):  # SQLite would make an empty one, and nobody would notice the loss
             raise SpoolError(f"{self._path}: the spool file is gone")
+        if sys.is_finalizing():  # its thread would never begin to run, and starting it never return
+            raise SpoolError(f"{self._path}: cannot be opened at the end of the interpreter")
         try:
             opened = sqlitedict.SqliteDict(
                 self._path,

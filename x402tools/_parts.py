@@ -21,6 +21,7 @@ from typing import Iterable, List, Optional, Union
 
 from x402tools import _batch, _process
 from x402tools._bell import Bell
+from x402tools._desk import Desk
 from x402tools._event import Event
 from x402tools._flusher import Deliver, Flusher
 from x402tools._intake import Intake
@@ -29,7 +30,6 @@ from x402tools._settings import Settings
 from x402tools._spool import Spool
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Store
-from x402tools._threads import Desk
 from x402tools._writer import Writer
 from x402tools.errors import BufferClosedError, SpoolError
 
@@ -56,16 +56,17 @@ class Parts:
         self._ended: Optional[FlushResult] = None
         self._at_exit = False
         self._late_numbers = itertools.count(1)
-        self.store = Spool(
+        self._spool = Spool(
             settings.path,
             sync="NORMAL" if settings.durability == "commit" else "FULL",
             max_bytes=settings.max_disk_bytes,
             make_folder=settings.makes_folder,
         )
+        self.store: Store = self._spool
+        self._desk = Desk(self._spool)
         self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
         self.reports = Reports(settings.user, settings.path, self._settled.ring)
         self.flusher: Optional[Flusher] = None
-        self._desk = Desk()
         self.writer = Writer(
             self.intake, self.store, self._desk, settings.durability, self._stored, self.reports.store_failed
         )
@@ -76,7 +77,7 @@ class Parts:
 
     def bind(self, base_url: str) -> None:
         """Says where the events of the spool go; see `Spool.bind`."""
-        self._desk.run(lambda: self.store.bind(base_url))
+        self._desk.run(lambda: self._spool.bind(base_url))
 
     def deliver_to(self, deliver: Deliver) -> None:
         """Begins to deliver, unless another process shall; see `_flusher.Flusher` for `deliver`."""
@@ -120,7 +121,7 @@ class Parts:
         batch = _batch.encode(self.intake.recorder, 0, [event])
         try:
             # Under a name of its own: the store takes a lower number of the same recorder for a repetition.
-            self.store.append_alone(batch._replace(id=f"late-{self.intake.recorder}/{next(self._late_numbers)}"))
+            self._spool.append_alone(batch._replace(id=f"late-{self.intake.recorder}/{next(self._late_numbers)}"))
         except SpoolError as error:
             raise BufferClosedError(f"the process is ending and this event could not be stored: {error}") from error
 
@@ -223,10 +224,11 @@ class Parts:
     def abandon(self) -> None:
         """Has the parts closed soon, for a buffer that nobody holds any more; may run anywhere, and waits for nothing.
 
-        If there is no thread for it, the end of the process closes them.
+        Not at the desk: the main thread holds the lock of `close` while it waits there. If no thread can be started for
+        it, the end of the process closes them.
         """
         self.intake.close()
-        self._desk.post(lambda: self.close(time.monotonic() + self._settings.exit_timeout))
+        _process.in_background(lambda: self.close(time.monotonic() + self._settings.exit_timeout))
 
     def requeue(self, letters: Optional[Iterable[Union[DeadLetter, int]]]) -> int:
         """Delivers dead letters again, all of them for None; how many."""

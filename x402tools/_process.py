@@ -19,6 +19,7 @@ End. `atexit` runs when a program ends by itself, and not in children that `mult
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import os
@@ -90,6 +91,19 @@ def _forget_all() -> None:
     for thing in list(_forgetful):
         thing.forget()
     FileLock.forget_all()
+
+
+def in_background(work: Callable[[], object]) -> bool:
+    """Runs `work` on a thread of its own, which nothing waits for; False when none can be started.
+
+    For a `__del__`, which can run in the middle of anything, of `threading` itself too: a `Thread` takes locks when it
+    starts, and the code that was interrupted may hold them.
+    """
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError:
+        return False
+    return True
 
 
 def can_lock_files() -> bool:

@@ -1,24 +1,18 @@
-"""Threads that outlive what goes wrong in them, and one that does for the main thread what must not be interrupted."""
+"""Threads that outlive what goes wrong in them."""
 
 from __future__ import annotations
 
 import logging
-import queue
-import sys
 import threading
 import time
-from collections import deque
-from typing import Any, Callable, Deque, Optional, Tuple, TypeVar
+from typing import Callable, Optional
 
 log = logging.getLogger("x402tools")
-
-Result = TypeVar("Result")
 
 # Seconds. Work that fails the moment it starts must not keep a processor busy.
 _REST_AFTER_FAILURE = 0.5
 
 _TRY_TO_START_EVERY = 1.0  # seconds; what could not be started is tried again by whoever passes by
-_LOOK_EVERY = 0.5  # seconds between looks whether the thread that has to answer is alive
 
 
 class LastingThread:
@@ -73,7 +67,7 @@ class LastingThread:
     @property
     def is_current(self) -> bool:
         """Whether this is asked by the thread itself."""
-        return self._thread is threading.current_thread()
+        return self._thread is not None and self._thread.ident == threading.get_ident()
 
     def is_alive(self) -> bool:
         thread = self._thread
@@ -97,89 +91,3 @@ class LastingThread:
                 failed = True
                 self.failure = f"failed and was started again ({type(error).__name__})"
                 log.exception("%s failed unexpectedly; nothing is lost and it starts again", self.name)
-
-
-class _Job:
-    """Something to be done, and its outcome."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
-        self._outcomes: queue.SimpleQueue[Tuple[Any, Optional[Exception]]] = queue.SimpleQueue()
-
-    def do(self) -> None:
-        try:
-            outcome: Tuple[Any, Optional[Exception]] = self._work(), None
-        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-            outcome = None, error
-        self._outcomes.put(outcome)
-
-    def outcome(self, seconds: float) -> Optional[Tuple[Any, Optional[Exception]]]:
-        """What the work returned, or what it raised; None when it is not done in time."""
-        try:
-            return self._outcomes.get(timeout=seconds)
-        except queue.Empty:
-            return None
-
-
-class Desk:
-    """Runs what must not be interrupted on a thread of its own, for the main thread.
-
-    A signal handler, or the KeyboardInterrupt of Ctrl-C, strikes the main thread in the middle of a transaction too;
-    a handler that then records, flushes or closes would wait for what it has interrupted. Here the main thread only
-    waits for an answer, which it can do any number of times over. Other threads are never struck and work themselves.
-
-    So the main thread must hold no lock while it waits here that work done here needs.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: Deque[_Job] = deque()  # the first is being done; it is taken out when it is done
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._closing = False
-        self._thread = LastingThread(self._serve, "x402tools-desk")
-        self._thread.start()
-
-    def run(self, work: Callable[[], Result]) -> Result:
-        """What the work returns, or raises."""
-        is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or not self._thread.is_alive() or sys.is_finalizing():
-            return work()
-        job = _Job(work)
-        self._add(job)
-        outcome = None
-        while outcome is None:
-            if not self._thread.is_alive():
-                job.do()  # the thread ended before it came to this job; if it did come to it, the first outcome counts
-            outcome = job.outcome(_LOOK_EVERY)
-        result, error = outcome
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del outcome, error  # the traceback holds this frame
-        return result  # type: ignore[no-any-return]  # what the work returned
-
-    def post(self, work: Callable[[], object]) -> bool:
-        """Has the work done soon, without waiting; False when there is no thread for it. Safe in a `__del__`."""
-        if not self._thread.is_alive():
-            return False
-        self._add(_Job(work))
-        return True
-
-    def close(self) -> None:
-        """Ends the thread when all jobs are done; jobs after this run where they are."""
-        self._closing = True
-        self._calls.put(None)
-        self._thread.join(_LOOK_EVERY)
-
-    def _add(self, job: _Job) -> None:
-        self._jobs.append(job)
-        self._calls.put(None)
-
-    def _serve(self) -> None:
-        while True:
-            while self._jobs:  # also what was there when the thread was started again
-                self._jobs[0].do()
-                self._jobs.popleft()
-            if self._closing:
-                return
-            self._calls.get()

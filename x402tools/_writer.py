@@ -18,9 +18,10 @@ from typing import Callable, List, Optional, Tuple
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._bell import Flag
+from x402tools._desk import Desk
 from x402tools._intake import Intake
 from x402tools._store import Store, Tally
-from x402tools._threads import Desk, LastingThread
+from x402tools._threads import LastingThread
 from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
