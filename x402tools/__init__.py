@@ -34,7 +34,7 @@ from x402tools.errors import (
 from x402tools.models import ApiKey, Envelope, PeriodType, Usage, UsageStats
 
 if TYPE_CHECKING:
-    from x402tools.buffer import BufferStats, DeadLetter, FlushResult, UsageBuffer
+    from x402tools.buffer import BufferStats, DeadLetter, FlushResult, Health, UsageBuffer
 
 __version__ = "2.0.0"
 
@@ -50,6 +50,7 @@ __all__ = [
     "Envelope",
     "EnvelopeNotFoundError",
     "FlushResult",
+    "Health",
     "MissingExtraError",
     "NotFoundError",
     "PeriodType",
@@ -66,7 +67,7 @@ __all__ = [
 ]
 
 # SQLite and threads come in with the buffer; a script that only calls the API does not pay for importing them.
-_IN_BUFFER = ("BufferStats", "DeadLetter", "FlushResult", "UsageBuffer")
+_IN_BUFFER = ("BufferStats", "DeadLetter", "FlushResult", "Health", "UsageBuffer")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
+import time
 from typing import Any, Callable, Optional, Tuple
+
+from x402tools._threads import LastingThread
 
 log = logging.getLogger("x402tools")
 
@@ -15,37 +17,35 @@ _MOST_WAITING = 10_000
 
 
 class Callbacks:
-    """Calls are made in order, one at a time. Without any callback there is no thread."""
+    """Calls are made in order, one at a time. Without any callback there is no thread.
 
-    def __init__(self) -> None:
-        self.left_out = 0
+    No lock is taken, because a signal handler that records may drop an event while one is being reported.
+    """
+
+    def __init__(self, any_callback: bool) -> None:
+        self.left_out = 0  # counted without a lock: of two at the same moment one may be missing
         self._calls: queue.SimpleQueue[Optional[Tuple[Callable[..., object], Any]]] = queue.SimpleQueue()
-        self._thread: Optional[threading.Thread] = None
-        self._lock = threading.Lock()  # guards starting the thread, and left_out
+        self._thread = LastingThread(self._run, "x402tools-callbacks")
+        if any_callback:
+            self._thread.start()
 
     def call(self, callback: Optional[Callable[..., object]], argument: Any) -> None:
         """Has `callback(argument)` called soon; does nothing when there is no callback."""
         if callback is None:
             return
-        with self._lock:
-            if self._calls.qsize() >= _MOST_WAITING:
-                self.left_out += 1
-                if self.left_out == 1:
-                    log.warning("a callback of the usage buffer is too slow: calls to it are left out")
-                return
-            self._calls.put((callback, argument))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="x402tools-callbacks", daemon=True)
-                self._thread.start()
+        if self._calls.qsize() >= _MOST_WAITING:
+            self.left_out += 1
+            if self.left_out == 1:
+                log.warning("a callback of the usage buffer is too slow: calls to it are left out")
+            return
+        self._calls.put((callback, argument))
+        self._thread.start()  # does nothing unless it could not be started before
 
-    def stop(self, timeout: float) -> None:
-        """Makes the calls that are waiting, for at most `timeout` seconds, and ends the thread."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
+    def stop(self, deadline: float) -> None:
+        """Makes the calls that are waiting until the deadline (of `time.monotonic()`), and ends the thread."""
+        if self._thread.was_started:
             self._calls.put(None)
-            if thread is not threading.current_thread():  # a callback may close the buffer
-                thread.join(max(timeout, 0.0))
+            self._thread.join(deadline - time.monotonic())  # not for itself: a callback may close the buffer
 
     def _run(self) -> None:
         while True:

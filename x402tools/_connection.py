@@ -17,6 +17,7 @@ import logging
 import pathlib
 import queue
 import sqlite3
+import sys
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
@@ -157,6 +158,32 @@ class Transaction:
         self._exchange([("COMMIT", ())])
 
 
+@contextmanager
+def transaction_here(path: str) -> Iterator[Transaction]:
+    """A transaction that writes and syncs, all in the calling thread: at the end of the interpreter no other runs.
+
+    Raises:
+        SpoolError: nothing was changed; see `Connection.transaction`.
+    """
+    connection = plain(path)
+
+    def exchange(statements: Sequence[Statement]) -> List[Row]:
+        rows: List[Row] = []
+        for sql, parameters in statements:
+            rows = connection.execute(sql, parameters).fetchall()
+        return rows
+
+    try:
+        exchange([("PRAGMA synchronous=FULL", ())])
+        transaction = Transaction(exchange, "IMMEDIATE", time.monotonic() + BUSY_TIMEOUT)
+        yield transaction
+        transaction.commit()
+    except sqlite3.Error as error:
+        raise SpoolError(f"{path}: {error}") from error
+    finally:
+        connection.close()  # what was not committed is undone
+
+
 class Connection:
     """Runs SQL on one file for all threads of this process. A forked child has to make its own.
 
@@ -171,12 +198,13 @@ class Connection:
         self._lock = FairLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[_Dict] = None
         self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
+        self._in_transaction = False
         self._paused = False
+        self._was_open = False  # when it was paused
         self.openings = 0  # how often the file was opened: SQLite may have made a new log each time
         self.may_open = True  # False: reads on through what is open, if anything is
         self.give_up_at: Optional[float] = None  # a moment of time.monotonic() after which no answer is waited for
         _process.forget_after_fork(self)
-        _process.pause_for_forks(self)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
         """Runs one statement; all its rows. Give it a LIMIT.
@@ -200,6 +228,9 @@ class Connection:
                 and what is repeated must be harmless to repeat.
         """
         with self._lock:
+            if self._in_transaction:  # a `__del__` came in between; what it began would end the other one
+                raise SpoolError(f"{self._path}: this thread is in the middle of another transaction")
+            self._in_transaction = True
             try:
                 transaction = Transaction(self._exchange, kind, self._busy_until())
                 yield transaction
@@ -207,6 +238,8 @@ class Connection:
             except BaseException:
                 self._roll_back()
                 raise
+            finally:
+                self._in_transaction = False
 
     def sync(self) -> None:
         """Syncs everything committed so far, whatever the sync level."""
@@ -238,7 +271,8 @@ class Connection:
         copy in the child does no harm: nothing there opens that file.
         """
         self._paused = self._lock.acquire(timeout=_DEADLINE)
-        if self._paused and self._is_at_the_path():
+        self._was_open = self._paused and self._dict is not None and self._is_at_the_path()
+        if self._was_open:
             self.close()
 
     def resume_after_fork(self) -> None:
@@ -246,7 +280,7 @@ class Connection:
         if self._paused:
             self._paused = False
             try:
-                if self._is_at_the_path():
+                if self._was_open:
                     self._open()
             except SpoolError:
                 pass  # whoever needs it next is told
@@ -257,6 +291,7 @@ class Connection:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
         opened, self._dict = self._dict, None
         self._lock = FairLock()
+        self._in_transaction = False
         if opened is not None:
             opened.conn = None
 
@@ -332,6 +367,8 @@ class Connection:
         identity = _identity(self._path)
         if identity is None:  # SQLite would make an empty one, and nobody would notice the loss
             raise SpoolError(f"{self._path}: the spool file is gone")
+        if sys.is_finalizing():  # its thread would never begin to run, and starting it never return
+            raise SpoolError(f"{self._path}: cannot be opened at the end of the interpreter")
         self._identity = identity
         self.openings += 1
         try:

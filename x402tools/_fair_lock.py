@@ -12,35 +12,30 @@ class FairLock:
     which has to wake up first, can lose to them for hundreds of milliseconds, and what it wants to write down is sent
     again if the process is killed meanwhile. Here whoever waits for the lock stands in a turnstile, and the next one
     has to wait behind it.
+
+    A signal handler strikes the main thread between any two steps of this too, and may come here again. So both are
+    locks that a thread can take twice, and who has the lock is asked of the lock itself: a note of our own would for a
+    moment say something else.
     """
 
     def __init__(self) -> None:
-        self._turnstile = threading.Lock()  # held by the one who is next
-        self._lock = threading.Lock()
-        self._owner = 0  # the thread that has it, or 0; only ever compared with one's own
-        self._depth = 0
+        self._turnstile = threading.RLock()  # held by the one who is next
+        self._lock = threading.RLock()
 
     def acquire(self, timeout: float = -1) -> bool:
         """Takes the lock, again if this thread has it; False when `timeout` seconds pass first, twice at the most."""
-        me = threading.get_ident()
-        if self._owner != me:
-            if not self._turnstile.acquire(timeout=timeout):
-                return False
-            try:
-                if not self._lock.acquire(timeout=timeout):
-                    return False
-            finally:
-                self._turnstile.release()
-            self._owner = me
-        self._depth += 1
-        return True
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks it, too
+            return self._lock.acquire()
+        if not self._turnstile.acquire(timeout=timeout):
+            return False
+        try:
+            return self._lock.acquire(timeout=timeout)
+        finally:
+            self._turnstile.release()
 
     def release(self) -> None:
         """Gives it back, when it was released as often as it was acquired."""
-        self._depth -= 1
-        if self._depth == 0:
-            self._owner = 0
-            self._lock.release()
+        self._lock.release()
 
     def __enter__(self) -> None:
         self.acquire()

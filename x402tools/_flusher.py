@@ -25,6 +25,7 @@ from x402tools._batch import Post
 from x402tools._gate import Gate
 from x402tools._retry import Backoff
 from x402tools._store import Acknowledgement, Burial, Place, Store
+from x402tools._threads import LastingThread
 from x402tools._verdict import DELIVERED, Move, Verdict, judge
 from x402tools.errors import APIConnectionError, SpoolError, X402Error
 
@@ -134,19 +135,20 @@ class Flusher:
         self._store_in_trouble = False
         self._stop_by: Optional[float] = None  # None: not stopping
         self._looked_since_stop = False
-        self._end_lock = threading.Lock()  # guards the two below: who comes last closes the store
+        self._end_lock = threading.RLock()  # guards the two below: who comes last closes the store
         self._ended = False
         self._abandoned = False  # stop() has given up waiting
         self._untidy = False
         self._delivered_count = 0
         self.retries = 0
         self.delivering = False
-        self._thread = threading.Thread(target=self._run, name="x402tools-flusher", daemon=True)
+        self.thread = LastingThread(self._run, "x402tools-flusher")
 
     # -- called from other threads -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._thread.start()
+        """Starts the thread, if that is possible; see `LastingThread.start`."""
+        self.thread.start()
 
     def stored(self, events: int) -> None:
         """Tells that events were stored by this process."""
@@ -166,10 +168,9 @@ class Flusher:
         """
         self._stop_by = deadline if self._stop_by is None else min(deadline, self._stop_by)
         self.hurry()
-        if self._thread.ident is None:
+        if not self.thread.was_started:
             return True
-        if self._thread is not threading.current_thread():
-            self._thread.join(max(deadline - self._clock(), 0.0))
+        self.thread.join(deadline - self._clock())
         with self._end_lock:
             self._abandoned = not self._ended
             return self._ended
@@ -188,6 +189,13 @@ class Flusher:
     def gate_reason(self) -> Optional[str]:
         """Why nothing is sent at the moment, or None."""
         return self._gate.reason
+
+    def turn(self, longest: float) -> None:
+        """Does one turn of the thread's work in the calling thread, for at most about `longest` seconds and a POST.
+
+        For a process in which no thread can be started; only one thread may do so at a time.
+        """
+        self._senders.wait(min(self._safe_step(), longest))
 
     # -- the thread ----------------------------------------------------------------------------------------------
 

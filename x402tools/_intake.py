@@ -3,6 +3,7 @@
 Guarantees, in the order in which they matter to a caller:
 
 1. `put` takes no lock and makes no system call: beside a busy thread either could cost it the interpreter for 5 ms.
+   No caller waits for a lock here: a signal handler may record in the middle of a record.
 2. An event that was put is taken by exactly one `take`, in the order of putting.
 3. Nothing put after `close` stays behind unnoticed: `put` looks at `attention` after it has appended, so either the
    writer's last look finds the event, or the caller finds that the intake is closed.
@@ -16,12 +17,15 @@ from __future__ import annotations
 import itertools
 import queue
 import secrets
-import threading
 from collections import deque
 from typing import Callable, Deque, List
 
+from x402tools._bell import Bell
 from x402tools._event import Event
 from x402tools._store import Tally
+
+# Seconds between looks of a caller that waits for room, which is woken when there is any.
+_LONGEST_WAIT = 60.0
 
 
 class Intake:
@@ -45,9 +49,9 @@ class Intake:
         # can be entered twice, the set of an Event cannot.
         self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._attention_when_awake = attention
-        self._dropped = Tally()
-        self._dropped_lock = threading.Lock()  # guards _dropped
-        self._room = threading.Condition()  # guards nothing; told when events were taken
+        self._drops: Deque[int] = deque()  # amounts that are not added up yet: no lock, as for events
+        self._dropped = Tally()  # guarded by the writer's lock
+        self._room = Bell()  # rings when events were taken
 
     def take(self, most: int) -> List[Event]:
         """Up to `most` of the oldest events. Only the holder of the writer's lock takes."""
@@ -89,13 +93,15 @@ class Intake:
 
     def wait_for_room(self) -> None:
         """Returns when fewer events than the limit wait here, or when the intake is closed."""
-        with self._room:
-            self._room.wait_for(lambda: self.closed or len(self.events) < self.limit)
+        while True:
+            rung = self._room.rung
+            if self.closed or len(self.events) < self.limit:
+                return
+            self._room.wait(rung, _LONGEST_WAIT)
 
     def made_room(self) -> None:
         """Wakes the callers that wait for room; the writer calls it after each commit."""
-        with self._room:
-            self._room.notify_all()
+        self._room.ring()
 
     def close(self) -> None:
         """From now on every caller notices that it is too late."""
@@ -106,19 +112,16 @@ class Intake:
 
     def drop(self, event: Event) -> None:
         """Counts an event that was not kept."""
-        with self._dropped_lock:
-            self._dropped = self._dropped.plus(Tally(1, event[2]))
+        self._drops.append(event[2])
 
     def take_dropped(self) -> Tally:
-        """What was dropped since this was last asked."""
-        with self._dropped_lock:
-            taken, self._dropped = self._dropped, Tally()
-            return taken
+        """What was dropped since this was last asked. Only the holder of the writer's lock asks."""
+        taken, self._dropped = self.dropped(), Tally()
+        return taken
 
     def give_back_dropped(self, taken: Tally) -> None:
-        """Undoes `take_dropped` when the count could not be stored."""
-        with self._dropped_lock:
-            self._dropped = self._dropped.plus(taken)
+        """Undoes `take_dropped` when the count could not be stored. Only the holder of the writer's lock does."""
+        self._dropped = self._dropped.plus(taken)
 
     def waiting(self) -> Tally:
         """The events waiting here, and their units."""
@@ -126,6 +129,7 @@ class Intake:
         return Tally(len(events), sum(event[2] for event in events))
 
     def dropped(self) -> Tally:
-        """What was dropped and is not in the store's count yet."""
-        with self._dropped_lock:
-            return self._dropped
+        """What was dropped and is not in the store's count yet. Only the holder of the writer's lock asks."""
+        while self._drops:
+            self._dropped = self._dropped.plus(Tally(1, self._drops.popleft()))
+        return self._dropped

@@ -24,6 +24,7 @@ from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
 
+_LONGEST_OPERATION = 15.0  # seconds that a fork waits for the one under way
 _SHORTEST_WAIT = 0.02  # seconds for the lock once the time given by `give_up_at` is over
 
 
@@ -54,6 +55,7 @@ class OpenFile:
         self._on_change = on_change
         self._lock = FairLock()  # guards everything here, and one operation of its user
         self._give_up_at: Optional[float] = None
+        self._paused = False
         self._leftovers: List[_Leftover] = []
         self._changed = False  # another file is in use, and its user does not know yet
         self._log: Tuple[int, Optional[Tuple[int, int]]] = (0, None)  # which opening of the file; its log's identity
@@ -90,6 +92,18 @@ class OpenFile:
         """From that moment of `time.monotonic()` on no operation waits for the disk: it raises SpoolError."""
         self._give_up_at = self._connection.give_up_at = moment
 
+    def pause_for_fork(self) -> None:
+        """Waits for the operation under way and closes the file; see `Connection.pause_for_fork`."""
+        self._paused = self._lock.acquire(timeout=_LONGEST_OPERATION)
+        if self._paused:
+            self._connection.pause_for_fork()
+
+    def resume_after_fork(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._connection.resume_after_fork()
+            self._lock.release()
+
     def close(self) -> None:
         self._connection.close()
         while self._leftovers:  # the new file could not be written to until the end
@@ -102,7 +116,7 @@ class OpenFile:
             connection.rows("SELECT 1")
 
     def _follow_the_path(self) -> None:
-        if not self._is_unchanged():
+        if not self.is_at_the_path():
             with alone(self.path):
                 if not os.path.lexists(self.path) or self._log[1] == self._identity_of_log():
                     # Left behind by the file that is gone. SQLite would write them into the one that is there now.
@@ -118,7 +132,8 @@ class OpenFile:
         if self._leftovers or self._changed:
             self._carry_over()
 
-    def _is_unchanged(self) -> bool:
+    def is_at_the_path(self) -> bool:
+        """Whether the file that is in use is still the one at the path."""
         try:
             return _spool_file.identity(self.path) == self._identity
         except FileNotFoundError:
@@ -139,7 +154,7 @@ class OpenFile:
 
     def _set_aside(self, reason: str) -> None:
         with alone(self.path):
-            if not self._is_unchanged():
+            if not self.is_at_the_path():
                 return  # another process was first; the next operation follows it
             old = self._connection
             old.may_open = False

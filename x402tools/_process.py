@@ -12,16 +12,21 @@ parent closes its connection just before a fork, and opens it again when it next
 Delivery. Of all processes that share a spool exactly one delivers: the one that holds a lock on a file beside it. The
 lock is a POSIX record lock (`fcntl.lockf`): the kernel drops it when its holder dies, however it dies, and a child
 does not inherit it. A `flock` would live on in any child that was forked while it was held.
+
+End. `atexit` runs when a program ends by itself, and not in children that `multiprocessing` forked: those leave by
+`os._exit`, after the finalizers of `multiprocessing` itself.
 """
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import contextlib
 import os
 import sys
 import threading
 import weakref
-from typing import Callable, ClassVar, Dict, List, Optional, Protocol
+from typing import Any, Callable, ClassVar, Dict, List, Optional, Protocol
 
 try:
     import fcntl
@@ -88,21 +93,44 @@ def _forget_all() -> None:
     FileLock.forget_all()
 
 
+def in_background(work: Callable[[], object]) -> bool:
+    """Runs `work` on a thread of its own, which nothing waits for; False when none can be started.
+
+    For a `__del__`, which can run in the middle of anything, of `threading` itself too: a `Thread` takes locks when it
+    starts, and the code that was interrupted may hold them.
+    """
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError:
+        return False
+    return True
+
+
 def can_lock_files() -> bool:
     """False on a system without `fcntl`, where several processes could not agree on who delivers."""
     return fcntl is not None
 
 
-def at_end_of_child(callback: Callable[[], object]) -> None:
-    """Has `callback` called when this process ends, if it is a child that multiprocessing forked.
+def at_exit(callback: Callable[[], object]) -> Callable[[], None]:
+    """Has `callback` called when this process ends by itself; what is returned takes that back.
 
-    Those leave by `os._exit`, past atexit; multiprocessing has finalizers of its own.
+    In a child of multiprocessing it may be called twice, and in a child that `os.fork` made it is called too.
     """
-    process = sys.modules.get("multiprocessing.process")
+    atexit.register(callback)
+    finalizer: Any = None
+    process = sys.modules.get("multiprocessing.process")  # loaded, where it made this process
     if process is not None and process.parent_process() is not None:
         from multiprocessing import util
 
-        util.Finalize(None, callback, exitpriority=0)  # of those that run, the last: others may still record
+        # Of those that run, the last: others may still record.
+        finalizer = util.Finalize(None, callback, exitpriority=0)
+
+    def take_back() -> None:
+        atexit.unregister(callback)
+        if finalizer is not None:
+            finalizer.cancel()
+
+    return take_back
 
 
 class FileLock:

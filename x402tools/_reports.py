@@ -6,11 +6,12 @@ import json
 import logging
 import time
 from datetime import datetime, timezone
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, List, Optional
 
 from x402tools._batch import Post
 from x402tools._callbacks import Callbacks
 from x402tools._flusher import Observer
+from x402tools._settings import UserCallbacks
 from x402tools._store import Burial
 from x402tools.errors import SpoolError
 from x402tools.models import Usage
@@ -19,15 +20,6 @@ log = logging.getLogger("x402tools")
 
 # At the most one line in so many seconds about losses and dead letters, with the number since the last one.
 _LINE_EVERY = 10.0
-
-
-class UserCallbacks(NamedTuple):
-    """The callbacks a `UsageBuffer` was given."""
-
-    on_delivery: Optional[Callable[[Usage], object]] = None
-    on_dead_letter: Optional[Callable[[Usage, str], object]] = None
-    on_error: Optional[Callable[[str], object]] = None
-    on_drop: Optional[Callable[[Usage], object]] = None
 
 
 class Reports(Observer):
@@ -40,7 +32,7 @@ class Reports(Observer):
     """
 
     def __init__(self, user: UserCallbacks, name: str, on_settled: Callable[[], None]) -> None:
-        self.calls = Callbacks()
+        self.calls = Callbacks(any(callback is not None for callback in user))
         self.last_error: Optional[str] = None
         self._user = user
         self._name = name

@@ -164,10 +164,13 @@ class Reserve:
             return lost
 
     def take_notices(self) -> List[str]:
-        """What was mended since this was last asked, for people."""
-        notices = self._spool.notices[:]
-        del self._spool.notices[: len(notices)]
-        return notices
+        """What was mended since this was last asked, for people. Takes no lock: the main thread asks, see `_desk`."""
+        taken: List[str] = []
+        try:
+            while True:
+                taken.append(self._spool.notices.pop(0))
+        except IndexError:
+            return taken
 
     # -- for the flusher -------------------------------------------------------------------------------------------
 
@@ -286,6 +289,15 @@ class Reserve:
 
     def close(self) -> None:
         self._spool.close()
+
+    def append_alone(self, batch: EncodedBatch) -> None:
+        self._spool.append_alone(batch)
+
+    def pause_for_fork(self) -> None:
+        self._spool.pause_for_fork()
+
+    def resume_after_fork(self) -> None:
+        self._spool.resume_after_fork()
 
     def _kept_pending(self) -> Tally:
         total = Tally()

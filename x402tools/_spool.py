@@ -24,7 +24,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 
 from x402tools import _batch, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import Connection, DamagedError, Row, Transaction
+from x402tools._connection import Connection, DamagedError, Row, Transaction, transaction_here
 from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import BURY, Progress, add_batch, count, count_if_added, dead_row
@@ -141,6 +141,16 @@ class Spool:
         key = _spool_rows.stored_key(self._name)
         with self._file.use() as connection:
             return connection.rows("SELECT value FROM meta WHERE key = ?", (key,)) == [(number,)]
+
+    def append_alone(self, batch: EncodedBatch) -> None:
+        """Stores a batch in the calling thread, by a connection of its own and without a lock: at the end of the
+        interpreter neither the thread of the other one nor the holder of a lock may run any more. Not limited by
+        `max_bytes`."""
+        if not self._file.is_at_the_path():
+            raise SpoolError(f"{self.path}: was deleted or replaced while it is in use")
+        with transaction_here(self.path) as transaction:
+            add_batch(transaction, batch)
+            count_if_added(transaction, batch.events, batch.units)
 
     def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
         if not self.has_claim:
@@ -306,6 +316,13 @@ class Spool:
     def close(self) -> None:
         self.release()
         self._file.close()
+
+    def pause_for_fork(self) -> None:
+        """See `_process`; whoever makes a spool has it paused around forks."""
+        self._file.pause_for_fork()
+
+    def resume_after_fork(self) -> None:
+        self._file.resume_after_fork()
 
     # -- parts of the above ----------------------------------------------------------------------------------------
 

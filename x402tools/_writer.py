@@ -18,9 +18,12 @@ from typing import Callable, List, Optional
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
+from x402tools._bell import Flag
+from x402tools._desk import Desk
 from x402tools._intake import Intake
 from x402tools._reserve import Reserve
 from x402tools._store import Tally
+from x402tools._threads import LastingThread
 from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
@@ -46,6 +49,7 @@ class Writer:
     Args:
         intake: where they come from.
         store: where they go.
+        desk: where the main thread's commits are made.
         durability: "interval", "commit" or "fsync".
         on_stored: called with the number of events after each commit.
         on_trouble: called when storing begins to fail, and with None when it works again.
@@ -56,6 +60,7 @@ class Writer:
         self,
         intake: Intake,
         store: Reserve,
+        desk: Desk,
         durability: str,
         on_stored: Callable[[int], None],
         on_trouble: Callable[[Optional[SpoolError]], None],
@@ -63,6 +68,7 @@ class Writer:
     ) -> None:
         self._intake = intake
         self._store = store
+        self._desk = desk
         self._durability = durability
         self._on_stored = on_stored
         self._on_trouble = on_trouble
@@ -74,11 +80,12 @@ class Writer:
         self._unsynced = False
         self._held = 0  # events that the intake was told of as held elsewhere
         self._in_trouble = False
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="x402tools-writer", daemon=True)
+        self._stopping = Flag()
+        self.thread = LastingThread(self._run, "x402tools-writer")
 
     def start(self) -> None:
-        self._thread.start()
+        """Starts the thread, if that is possible; see `LastingThread.start`."""
+        self.thread.start()
 
     @property
     def trouble(self) -> Optional[str]:
@@ -92,16 +99,21 @@ class Writer:
         Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
         What is recorded during the call is left to the next one: under steady traffic it would never end otherwise.
         """
+        complete = self._desk.run(self._commit)
+        # Not at the desk, and without the lock: this writes log lines, and a log handler may be what records.
+        self._report()
+        return complete
+
+    def _commit(self) -> bool:
         with self._lock:
-            if self._committing:  # a signal handler recorded in the middle of a commit, which will see the event
+            self._intake.dropped()  # adds them up, or they would become many while the store fails
+            if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes the event along
                 return False
             self._committing = True
             try:
-                left = self._hand_over()
+                return not self._hand_over()
             finally:
                 self._committing = False
-            self._report()
-            return not left
 
     def wait_for_commit(self) -> None:
         """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails."""
@@ -126,8 +138,7 @@ class Writer:
         """
         self._stopping.set()
         self._intake.wake()
-        if self._thread.ident is not None:
-            self._thread.join(max(deadline - time.monotonic(), 0.0))
+        self.thread.join(deadline - time.monotonic())
         self.commit()
 
     def give_up(self, deadline: float) -> List[Post]:
@@ -135,7 +146,7 @@ class Writer:
         retry = threading.Event()  # never set: only waited on
         while not self.commit() or self._store.is_behind:
             if time.monotonic() + _FIRST_RETRY >= deadline:
-                return self._store.give_up()
+                return self._desk.run(self._store.give_up)
             retry.wait(_FIRST_RETRY)
         return []
 
@@ -228,7 +239,7 @@ class Writer:
                 self._unsynced = False
             except SpoolError:
                 pass  # the store says why; it is tried again
-            self._report()
+        self._report()  # without the lock, as in `commit`
 
     def _report(self) -> None:
         for notice in self._store.take_notices():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -59,29 +60,29 @@ class X402Client:
         buffer: Optional[UsageBuffer] = None,
         allow_http: bool = False,
     ) -> None:
-        self._key = _key_provider(api_key)
+        self._key = key = _Key(_key_provider(api_key))
         self._allow_http = allow_http
         url = base_url if base_url is not None else os.environ.get("X402TOOLS_BASE_URL") or DEFAULT_BASE_URL
         self._timeouts = _timeouts(timeout)
         if type(max_retries) is not int or max_retries < 0:
             raise ValidationError("max_retries must be a whole number from 0")
         self._max_retries = max_retries
-        bearer = Bearer(lambda: self._key())
+        bearer = Bearer(lambda: key.provide())
         url = check_base_url(url, allow_http)
         self._transport = Transport(url, bearer, session or new_session(bearer), self._timeouts)
         self._owns_session = session is None
         self._buffer = buffer
         if buffer is not None:
-            buffer.attach(self._deliver, url)
+            buffer.attach(functools.partial(_deliver, self._transport), url)
 
     @property
     def api_key(self) -> str:
         """The key as it is now. Assigning another one (or a callable) changes it for every request from then on."""
-        return self._key()
+        return self._key.provide()
 
     @api_key.setter
     def api_key(self, api_key: Union[str, Callable[[], str]]) -> None:
-        self._key = _key_provider(api_key)
+        self._key.provide = _key_provider(api_key)
 
     @property
     def base_url(self) -> str:
@@ -316,9 +317,21 @@ class X402Client:
         yield from first
         yield from rest
 
-    def _deliver(self, body: bytes, key: str) -> None:
-        """One attempt at a buffered POST: returns when the service has it, raises an `X402Error` otherwise."""
-        _answers.check(self._transport.post_usage(body, key), envelope=True)
+
+def _deliver(transport: Transport, body: bytes, key: str) -> None:
+    """One attempt at a buffered POST: returns when the service has it, raises an `X402Error` otherwise.
+
+    Knows no client: the buffer's threads, which hold this, would keep a forgotten client and its buffer alive for ever.
+    """
+    _answers.check(transport.post_usage(body, key), envelope=True)
+
+
+class _Key:
+    """Where a client and what authenticates its requests both find the key; it may be exchanged. Apart from the client
+    for the same reason as `_deliver`."""
+
+    def __init__(self, provide: Callable[[], str]) -> None:
+        self.provide = provide
 
 
 def _key_provider(api_key: Union[str, Callable[[], str], None]) -> Callable[[], str]:

@@ -13,67 +13,91 @@ from x402tools.buffer import BufferStats
 from x402tools.errors import APIConnectionError, APIError, RateLimitError, SpoolError
 
 
+ANSWERS = (
+    [None] * 14
+    + [APIError("down", 500), APIConnectionError("reset"), RateLimitError("slow", 429)]
+    + [APIError("gone", 410), APIError("too large", 413)]
+)
+
+
+class Load:
+    """Threads that record, and threads that look at the ledger and requeue; a context manager."""
+
+    def __init__(self, buffer: UsageBuffer) -> None:
+        self.seen: List[BufferStats] = []
+        self.faults: List[BaseException] = []
+        self.may_fail = threading.Event()  # from now on a requeue may find that somebody else holds the file
+        self._buffer = buffer
+        self._stop = threading.Event()
+        work = (self._record, self._record, self._record, self._look, self._look)
+        self._threads = [threading.Thread(target=one, daemon=True) for one in work]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever happened: left running they would load the machine during all the other tests."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def wait_until_seen(self, times: int) -> None:
+        wait_until(lambda: len(self.seen) > times or self.faults, "the ledger was looked at", seconds=15)
+
+    def wait_for_drops(self) -> None:
+        wait_until(lambda: self.seen[-1].dropped.events > 0 or self.faults, "events are dropped")
+
+    def _record(self) -> None:
+        mine = random.Random()
+        while not self._stop.is_set():
+            for _ in range(mine.randrange(20)):
+                self._buffer.record("env", mine.randrange(2**50), {"a": 1})
+            self._stop.wait(0.005)
+
+    def _look(self) -> None:
+        mine = random.Random()
+        try:
+            while not self._stop.is_set():
+                self.seen.append(self._buffer.stats())
+                assert_adds_up(self.seen[-1])
+                if mine.random() < 0.1:
+                    self._requeue()
+                self._stop.wait(mine.random() * 0.01)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.faults.append(error)
+
+    def _requeue(self) -> None:
+        try:
+            self._buffer.requeue()
+        except SpoolError:
+            if not self.may_fail.is_set():
+                raise
+
+
 def test_the_ledger_adds_up_under_load(tmp_spool: pathlib.Path) -> None:
     """Seen at random moments from two threads, with deliveries, failures, dead letters, requeues and drops."""
     draw = random.Random(402)
 
     def answer() -> None:
-        error = draw.choice(
-            [None] * 14
-            + [APIError("down", 500), APIConnectionError("reset"), RateLimitError("slow", 429)]
-            + [APIError("gone", 410), APIError("too large", 413)]
-        )
+        error = draw.choice(ANSWERS)
         if error is not None:
             raise error
 
-    seen: List[BufferStats] = []
-    faults: List[BaseException] = []
-    stop, held = threading.Event(), threading.Event()
     buffer = UsageBuffer(tmp_spool, max_queue_size=500, flush_interval=0.05, max_attempts=10**6, exit_timeout=10)
     buffer.attach(ScriptedDelivery(default=answer), URL)
-
-    def record() -> None:
-        mine = random.Random()
-        while not stop.is_set():
-            for _ in range(mine.randrange(20)):
-                buffer.record("env", mine.randrange(2**50), {"a": 1})
-            stop.wait(0.005)
-
-    def look() -> None:
-        mine = random.Random()
-        try:
-            while not stop.is_set():
-                seen.append(buffer.stats())
-                assert_adds_up(seen[-1])
-                if mine.random() < 0.1:
-                    try:
-                        buffer.requeue()
-                    except SpoolError:
-                        if not held.is_set():
-                            raise
-                stop.wait(mine.random() * 0.01)
-        except BaseException as error:  # noqa: BLE001 - the test looks at it below
-            faults.append(error)
-
-    threads = [threading.Thread(target=work, daemon=True) for work in (record, record, record, look, look)]
-    try:
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: len(seen) > 100 or faults, "the ledger was looked at", seconds=15)
-        held.set()  # stays: a call that waits may fail just after the file is free again
+    with buffer, Load(buffer) as load:
+        load.wait_until_seen(100)
+        load.may_fail.set()  # and stays so: a call that waits may fail just after the file is free again
         with held_spool(tmp_spool):
-            wait_until(lambda: seen[-1].dropped.events > 0 or faults, "events are dropped")
-        wait_until(lambda: len(seen) > 200 or faults, "the ledger was looked at again", seconds=15)
-    finally:  # or they would load the machine while all the other tests run
-        stop.set()
-        for thread in threads:
-            thread.join(20)
-        last = buffer.stats()
-        buffer.close()
+            load.wait_for_drops()
+        load.wait_until_seen(200)
+    last = buffer.stats()
 
-    assert faults == []
+    assert load.faults == []
     assert_adds_up(last)
-    moments = [(one.recorded, one.dropped) for one in seen]
+    moments = [(one.recorded, one.dropped) for one in load.seen]
     assert last.recorded.events >= max(recorded.events for recorded, _ in moments)
     assert last.delivered.events > 0
     assert last.dropped.events > 0

@@ -13,7 +13,7 @@ from x402tools import SpoolError, UsageBuffer, X402Client
 from x402tools.testing import Emulator
 
 NOT_TESTED = {
-    "F10": "a process in which no thread can be started cannot open a spool: sqlitedict needs one",
+    "F10, uWSGI": "no uWSGI here; what it comes to is: no thread can be started any more, and stopped between calls",
     "F11": "there is one format so far; that a later one is refused is tested with the spool",
 }
 
@@ -145,17 +145,17 @@ RECORD_AND_DELIVER = """
 client = make(durability="commit", flush_interval=0.1)
 while True:
     say("id", client.record_usage(envelope, 1).id, int(client.buffer.stats().delivering))
-    time.sleep(0.005)
+    time.sleep(0.02)
 """
 
 
 def test_F06_the_deliverer_is_killed_again_and_again(spool: Tuple[str, str, str], emulator: Emulator) -> None:
-    """Eight writers on one spool: after each kill another delivers (in about a second), and nothing is lost."""
+    """Eight writers on one spool: after each kill another delivers within two seconds, never two, nothing is lost."""
     children = [Child(RECORD_AND_DELIVER, *spool) for _ in range(8)]
     accepted: Set[str] = set()
     try:
         for _ in range(4):
-            until(lambda: len(delivering(children)) == 1, "one of them delivers")
+            until(lambda: delivering(children), "one of them delivers")
             (owner,) = delivering(children)
             owner.send(signal.SIGKILL)
             accepted.update(ids(owner.finish().lines))
@@ -163,7 +163,9 @@ def test_F06_the_deliverer_is_killed_again_and_again(spool: Tuple[str, str, str]
             owner.__exit__()
             before = len(booked(emulator))
             took = until(lambda before=before: len(booked(emulator)) > before + 8, "another delivers", 10)
-            assert took < 4  # it looks twice a second; the rest is eight processes on a machine with two cores
+            print(f"taken over after {took:.2f} s")
+            assert took < 2
+            check_that_one_delivers(emulator)
         for child in children:
             child.send(signal.SIGKILL)
             accepted.update(ids(child.finish().lines))
@@ -173,6 +175,14 @@ def test_F06_the_deliverer_is_killed_again_and_again(spool: Tuple[str, str, str]
     deliver_rest(spool[0], emulator)
 
     check_conservation(emulator, accepted, unsure=8)
+
+
+def check_that_one_delivers(emulator: Emulator) -> None:
+    """Two at once would send each other's events. What the last one had not settled when it was killed comes first."""
+    until(lambda before=len(booked(emulator)): len(booked(emulator)) > before + 30, "thirty more are delivered")
+    repeats = emulator.ledger().repeats_dropped
+    until(lambda before=len(booked(emulator)): len(booked(emulator)) > before + 60, "sixty more are delivered")
+    assert emulator.ledger().repeats_dropped == repeats
 
 
 def delivering(children: List[Child]) -> List[Child]:
@@ -220,7 +230,7 @@ if pid == 0:
     os._exit(0) if end == "os._exit" else sys.exit(0)
 say("code", os.waitpid(pid, 0)[1])
 for _ in range(100): client.record_usage(envelope, 1)
-say(bool(client.flush(8)), client.buffer.stats().problem is None)
+say(bool(client.flush(8)), client.buffer.health().ok)
 """
 
 
@@ -233,6 +243,36 @@ def test_F08_the_child_ends_first(end: str, spool: Tuple[str, str, str], emulato
     assert finished.errors == ""
     assert len(booked(emulator)) == 200
     assert emulator.ledger().repeats_dropped == 0
+
+
+NO_THREADS = """
+client = make(durability=sys.argv[4]) if sys.argv[5] == "late" else None
+buffer = UsageBuffer(path, durability=sys.argv[4]) if client is None else client.buffer
+threading.stack_size(2**40)  # more than there is to have
+try:
+    threading.Thread(target=print).start()
+    say("threads can be started after all")
+except RuntimeError:
+    pass
+if client is None:
+    client = X402Client("sk_emulator", base_url, buffer=buffer)
+for _ in range(30): say("id", client.record_usage(envelope, 1).id)
+say("flushed", bool(client.flush(8)), client.buffer.health().flusher.state)
+threading.stack_size(0)
+"""
+
+
+@pytest.mark.parametrize("moment", ["early", "late"])
+@pytest.mark.parametrize("durability", ["interval", "commit"])
+def test_F10_no_thread_can_be_started(
+    durability: str, moment: str, spool: Tuple[str, str, str], emulator: Emulator
+) -> None:
+    """Not any more: a spool is opened with a thread of sqlitedict. Without flusher and senders `flush` delivers."""
+    finished = run(NO_THREADS, *spool, durability, moment)
+
+    assert finished.returncode == 0, finished.errors
+    assert finished.lines[-1] == "flushed True " + ("no thread" if moment == "early" else "delivering")
+    check_conservation(emulator, set(ids(finished.lines)))
 
 
 def test_F10_frozen_between_calls(spool: Tuple[str, str, str], emulator: Emulator) -> None:

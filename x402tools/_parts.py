@@ -1,0 +1,335 @@
+"""What one process builds for a `UsageBuffer`: a store, the memory before it, and the threads. A forked child builds
+its own.
+
+Nothing here knows the buffer it serves. So a buffer that nobody holds any more can be collected while the threads
+run, and what it left is stored and delivered all the same.
+
+The end, in its order and with one deadline: nothing more is taken in; memory is stored; the spool is delivered, and
+what a failing disk kept in memory; the callbacks are called; the file is closed. After the end of the *process*
+(`close_at_exit`) events are still accepted, from somebody's exit handler or `__del__`, and each is stored in the
+calling thread, because by then no thread may run any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+import time
+from typing import Iterable, List, Optional, Union
+
+from x402tools import _batch, _process, _spool_file
+from x402tools._bell import Bell
+from x402tools._desk import Desk
+from x402tools._event import Event
+from x402tools._flusher import Deliver, Flusher
+from x402tools._intake import Intake
+from x402tools._reports import Reports, usage_of
+from x402tools._reserve import Reserve
+from x402tools._settings import Settings
+from x402tools._spool import Spool
+from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
+from x402tools._store import DeadLetter, Store
+from x402tools._writer import Writer
+from x402tools.errors import BufferClosedError, SpoolError
+
+# Seconds between looks of flush() at a spool that another process delivers.
+_LOOK_EVERY = 0.1
+
+# A daemon thread that held the lock when the interpreter began to end never lets it go. Seconds.
+_LATE_WAIT = 0.5
+
+_LAST_WORDS = 0.2  # seconds after the end of `close` for which a disk that does not answer is still waited for
+
+
+class Parts:
+    """Made working; `close` ends it.
+
+    Raises:
+        SpoolError: the spool cannot be made or used there.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pid = os.getpid()
+        self._settled = Bell()
+        self._driving = threading.Lock()  # held by the thread that does a flusher's work; nobody waits for it
+        self._closing = threading.RLock()  # guards _ended and the steps of close
+        self._ended: Optional[FlushResult] = None
+        self._at_exit = False
+        self._late_numbers = itertools.count(1)
+        self.store = Reserve(
+            Spool(
+                settings.path,
+                sync="NORMAL" if settings.durability == "commit" else "FULL",
+                max_bytes=settings.max_disk_bytes,
+                make_folder=settings.makes_folder,
+            )
+        )
+        self._desk = Desk(self.store)
+        self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
+        self.reports = Reports(settings.user, settings.path, self._settled.ring)
+        self.flusher: Optional[Flusher] = None
+        self.writer = Writer(
+            self.intake,
+            self.store,
+            self._desk,
+            settings.durability,
+            self._stored,
+            self.reports.store_failed,
+            self.reports.mended,
+        )
+        self.writer.start()
+        if not self.writer.thread.is_alive():
+            self.intake.attention = True  # so that callers look in: they store until a thread can be started
+        self._unregister = _process.at_exit(self.close_at_exit)
+
+    def bind(self, base_url: str) -> None:
+        """Says where the events of the spool go; see `Spool.bind`."""
+        self._desk.run(lambda: self.store.bind(base_url))
+
+    def deliver_to(self, deliver: Deliver) -> None:
+        """Begins to deliver, unless another process shall; see `_flusher.Flusher` for `deliver`."""
+        settings = self._settings
+        if not settings.delivers:
+            return
+        flusher = Flusher(
+            self.store,
+            deliver,
+            self.reports,
+            concurrency=settings.max_concurrency,
+            max_attempts=settings.max_attempts,
+            flush_at=settings.flush_at,
+            flush_interval=settings.flush_interval,
+        )
+        flusher.start()
+        self.flusher = flusher
+
+    def attend(self, event: Event) -> None:
+        """The rest of a record that is not only an append; see `_intake`.
+
+        Raises:
+            BufferClosedError: the event came too late and was not stored.
+        """
+        if self.intake.closed:
+            self._attend_late(event)
+            return
+        has_thread = self.writer.thread.is_alive()
+        if has_thread:
+            self.intake.wake()
+        else:
+            self.writer.start()
+        if self._settings.durability != "interval" or not has_thread:
+            self.writer.wait_for_commit()
+
+    def _attend_late(self, event: Event) -> None:
+        if not self._desk.run(lambda: self._withdraw(event)):
+            return  # the last commit took it along
+        if not self._at_exit:
+            raise BufferClosedError("the buffer is closed; this event was not stored")
+        batch = _batch.encode(self.intake.recorder, 0, [event])
+        try:
+            # Under a name of its own: the store takes a lower number of the same recorder for a repetition.
+            self.store.append_alone(batch._replace(id=f"late-{self.intake.recorder}/{next(self._late_numbers)}"))
+        except SpoolError as error:
+            raise BufferClosedError(f"the process is ending and this event could not be stored: {error}") from error
+
+    def _withdraw(self, event: Event) -> bool:
+        locked = self.writer.lock.acquire(timeout=_LATE_WAIT if sys.is_finalizing() else -1)
+        try:
+            return self.intake.withdraw(event)
+        finally:
+            if locked:
+                self.writer.lock.release()
+
+    # -- draining ------------------------------------------------------------------------------------------------
+
+    def flush(self, deadline: float) -> FlushResult:
+        """Waits until what was recorded before this call is settled, or the deadline has passed.
+
+        Raises:
+            BufferClosedError: the end of the process has closed the buffer.
+        """
+        if self._ended is not None:
+            raise BufferClosedError("the process is ending and the buffer is closed")
+        return self._drain(deadline)
+
+    def _drain(self, deadline: float) -> FlushResult:
+        while not self.writer.commit():
+            if time.monotonic() + _LOOK_EVERY >= deadline:
+                return self.result()
+            self._settled.wait(self._settled.rung, _LOOK_EVERY)
+        newest = self._desk.run(self.store.last_sequence)
+        if self.flusher is not None:
+            self.flusher.hurry()
+        while True:
+            rung = self._settled.rung
+            oldest = self._desk.run(self.store.first_sequence)
+            if oldest is None or oldest > newest:
+                return FlushResult(0)
+            if self._ended is not None:  # by a signal handler, or another thread
+                return self._ended
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return self.result()
+            self._wait_or_work(rung, min(left, _LOOK_EVERY))
+
+    def _wait_or_work(self, rung: object, seconds: float) -> None:
+        """Waits for a settlement. Where the flusher has no thread, does its work meanwhile."""
+        flusher = self.flusher
+        if flusher is None or flusher.thread.is_alive() or not self._driving.acquire(blocking=False):
+            self._settled.wait(rung, seconds)
+            return
+        try:
+            flusher.start()  # here, so that nobody else does its work when it begins
+            if not flusher.thread.is_alive():
+                flusher.turn(seconds)
+        finally:
+            self._driving.release()
+
+    def close_at_exit(self) -> None:
+        """What happens by itself at the end of the process."""
+        if self._pid == os.getpid():  # not in a forked child, where the parent's threads and its claim are not
+            self.close(time.monotonic() + self._settings.exit_timeout, at_exit=True)
+
+    def close(self, deadline: float, *, at_exit: bool = False) -> FlushResult:
+        """Ends everything, as the head of this file tells; the second call returns what the first returned."""
+        with self._closing:
+            if self._ended is not None:
+                return self._ended
+            self._at_exit = at_exit
+            self.intake.close()
+            self.store.give_up_at(deadline + _LAST_WORDS)
+            self.writer.stop(deadline)
+            delivered = self._deliver_rest(deadline)
+            for post in self.writer.give_up(deadline):  # after the flusher, which delivers from memory too
+                self.reports.dropped(usage_of(post), f"the spool failed until the end ({self.writer.trouble})")
+            return self._end(delivered, deadline)
+
+    def _end(self, delivered: bool, deadline: float) -> FlushResult:
+        """The last steps of `close`. A signal handler may have closed while the first ones ran, or does now: the lock
+        lets its own thread in."""
+        result = self.result() if self._ended is None else self._ended
+        self.store.give_up_at(None)  # who asks for the ledger after this, or settles late, has time again
+        self.reports.calls.stop(deadline)
+        if self._ended is None:
+            self._ended = result
+            if delivered or (self.flusher is not None and self.flusher.ended):  # or else the flusher closes it
+                self._desk.run(self.store.close)
+            self._desk.close()
+            self._unregister()
+        return self._ended
+
+    def _deliver_rest(self, deadline: float) -> bool:
+        """Delivers until the deadline; False when the flusher goes on after it, for what is under way."""
+        flusher = self.flusher
+        if flusher is None:
+            return True
+        if not flusher.thread.is_alive() and self.writer.trouble is None:
+            try:
+                self._drain(deadline)
+            except SpoolError:
+                pass  # what is stored stays stored, and `result` says what is wrong
+        return flusher.stop(deadline)
+
+    def abandon(self) -> None:
+        """Has the parts closed soon, for a buffer that nobody holds any more; may run anywhere, and waits for nothing.
+
+        Not at the desk: the main thread holds the lock of `close` while it waits there. If no thread can be started for
+        it, the end of the process closes them.
+        """
+        self.intake.close()
+        _process.in_background(lambda: self.close(time.monotonic() + self._settings.exit_timeout))
+
+    def requeue(self, letters: Optional[Iterable[Union[DeadLetter, int]]]) -> int:
+        """Delivers dead letters again, all of them for None; how many."""
+        ids = None if letters is None else [one.id if isinstance(one, DeadLetter) else int(one) for one in letters]
+        count = self._desk.run(lambda: self.store.requeue(_all_ids(self.store) if ids is None else ids))
+        if self.flusher is not None:
+            self.flusher.hurry()
+        return count
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def result(self) -> FlushResult:
+        """What is pending, and why."""
+        problem = self.problem()
+        try:
+            pending = self._desk.run(self.store.counts).pending.events
+        except SpoolError as error:
+            pending, problem = 1, problem or str(error)  # not nothing: that would pass for delivered
+        return FlushResult(pending + self.writer.waiting().events, problem)
+
+    def problem(self) -> Optional[str]:
+        """Why storing or delivering is at a halt, or None."""
+        return self.writer.trouble or (self.flusher.gate_reason if self.flusher is not None else None)
+
+    def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
+        """See `Store.dead_letters`."""
+        return self._desk.run(lambda: self.store.dead_letters(after, limit))
+
+    def stats(self) -> BufferStats:
+        """The ledger and how things stand."""
+        return self._desk.run(self._stats)
+
+    def _stats(self) -> BufferStats:
+        with self.writer.lock:
+            waiting, dropped = self.writer.waiting(), self.intake.dropped()
+            counts = self.store.counts()
+        flusher = self.flusher
+        oldest = counts.oldest_pending_at
+        return BufferStats(
+            recorded=counts.recorded.plus(waiting).plus(dropped),
+            delivered=counts.delivered,
+            pending=counts.pending.plus(waiting),
+            dead=counts.dead,
+            dropped=counts.dropped.plus(dropped),
+            in_memory=waiting.events + counts.in_memory,
+            in_flight=flusher.in_flight if flusher else 0,
+            retries=flusher.retries if flusher else 0,
+            oldest_pending_age=None if oldest is None else max(time.time() - oldest, 0.0),
+            delivering=flusher.delivering if flusher else False,
+            problem=self.problem(),
+            spool_bytes=counts.size,
+            set_aside=tuple(_spool_file.files_set_aside(self._settings.path)),
+        )
+
+    def health(self) -> Health:
+        """How the parts are, from what they know of themselves: looks at neither the disk nor the network."""
+        if self.intake.closed:
+            return idle("closed")
+        writer, flusher, trouble = self.writer, self.flusher, self.writer.trouble
+        stores = writer.thread.is_alive()
+        gate = flusher.gate_reason if flusher is not None else None
+        return Health(
+            writer=PartHealth(stores, "running" if stores else "no thread", writer.thread.failure),
+            flusher=PartHealth(True, "off") if flusher is None else _flusher_health(flusher),
+            spool=PartHealth(trouble is None, "works" if trouble is None else "failing", trouble),
+            gate=PartHealth(gate is None, "open" if gate is None else "closed", gate),
+        )
+
+    def _stored(self, events: int) -> None:
+        if self.flusher is not None:
+            self.flusher.stored(events)
+
+
+def idle(state: str) -> Health:
+    """The health of a buffer that has no parts: not yet ("not started") or no longer ("closed")."""
+    part = PartHealth(state == "not started", state, None if state == "not started" else "the buffer is closed")
+    return Health(part, part, part, PartHealth(True, "open"))
+
+
+def _flusher_health(flusher: Flusher) -> PartHealth:
+    if not flusher.thread.is_alive():
+        return PartHealth(False, "no thread", flusher.thread.failure or "only flush() and close() deliver")
+    return PartHealth(True, "delivering" if flusher.delivering else "standing by", flusher.thread.failure)
+
+
+def _all_ids(store: Store) -> List[int]:
+    ids: List[int] = []
+    while True:
+        some = store.dead_letters(ids[-1] if ids else 0, 1000)
+        if not some:
+            return ids
+        ids.extend(letter.id for letter in some)
