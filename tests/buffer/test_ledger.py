@@ -12,7 +12,6 @@ from x402tools import UsageBuffer
 from x402tools.buffer import BufferStats
 from x402tools.errors import APIConnectionError, APIError, RateLimitError, SpoolError
 
-
 ANSWERS = (
     [None] * 14
     + [APIError("down", 500), APIConnectionError("reset"), RateLimitError("slow", 429)]
