@@ -63,7 +63,7 @@ class Parts:
             make_folder=settings.makes_folder,
         )
         self.store: Store = self._spool
-        self._desk = Desk(self._spool)
+        self._desk = Desk(self._spool.is_in_use_here)
         self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
         self.reports = Reports(settings.user, settings.path, self._settled.ring)
         self.flusher: Optional[Flusher] = None
@@ -143,7 +143,7 @@ class Parts:
         """
         if self._ended is not None:
             raise BufferClosedError("the process is ending and the buffer is closed")
-        return self._drain(deadline)
+        return self.result() if self._desk.is_in_between() else self._drain(deadline)
 
     def _drain(self, deadline: float) -> FlushResult:
         while not self.writer.commit():
@@ -184,7 +184,12 @@ class Parts:
             self.close(time.monotonic() + self._settings.exit_timeout, at_exit=True)
 
     def close(self, deadline: float, *, at_exit: bool = False) -> FlushResult:
-        """Ends everything, as the head of this file tells; the second call returns what the first returned."""
+        """Ends everything, as the head of this file tells; the second call returns what the first returned.
+
+        Does nothing in the middle of a fork, see `_desk`: then `has_ended` is false.
+        """
+        if self._desk.is_in_between():
+            return self.result()
         with self._closing:
             if self._ended is not None:
                 return self._ended
@@ -195,6 +200,10 @@ class Parts:
                 self.reports.dropped(usage_of(post), f"the spool failed until the end ({self.writer.trouble})")
             delivered = self._deliver_rest(deadline)
             return self._end(delivered, deadline)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended is not None
 
     def _end(self, delivered: bool, deadline: float) -> FlushResult:
         """The last steps of `close`. A signal handler may have closed while the first ones ran, or does now: the lock

@@ -294,12 +294,9 @@ class Spool:
         self.release()
         self._connection.close()
 
-    def pause_for_fork(self) -> None:
-        """See `_process`; whoever makes a spool has it paused around forks."""
-        self._connection.pause_for_fork()
-
-    def resume_after_fork(self) -> None:
-        self._connection.resume_after_fork()
+    def is_in_use_here(self) -> bool:
+        """See `Connection.is_in_use_here`."""
+        return self._connection.is_in_use_here()
 
     def _check_file(self) -> None:
         """SQLite goes on writing into a file that was deleted or renamed, where nobody would ever find it."""

@@ -18,7 +18,7 @@ from typing import Callable, List, Optional, Tuple
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._bell import Flag
-from x402tools._desk import Desk
+from x402tools._desk import Desk, InBetweenError
 from x402tools._intake import Intake
 from x402tools._store import Store, Tally
 from x402tools._threads import LastingThread
@@ -92,7 +92,10 @@ class Writer:
         Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
         What is recorded during the call is left to the next one: under steady traffic it would never end otherwise.
         """
-        stored, trouble = self._desk.run(self._commit)
+        try:
+            stored, trouble = self._desk.run(self._commit)
+        except InBetweenError:
+            return False
         # Not at the desk, and without the lock: this writes a log line, and a log handler may be what records.
         self._set_trouble(trouble)
         return stored
