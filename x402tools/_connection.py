@@ -198,13 +198,13 @@ class Connection:
         self._lock = FairLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[_Dict] = None
         self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
-        self._in_transaction = False
         self._paused = False
         self._was_open = False  # when it was paused
         self.openings = 0  # how often the file was opened: SQLite may have made a new log each time
         self.may_open = True  # False: reads on through what is open, if anything is
         self.give_up_at: Optional[float] = None  # a moment of time.monotonic() after which no answer is waited for
         _process.forget_after_fork(self)
+        _process.pause_for_forks(self)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
         """Runs one statement; all its rows. Give it a LIMIT.
@@ -214,6 +214,12 @@ class Connection:
         """
         with self._lock:
             return self._exchange([(sql, parameters)])
+
+    def is_in_use_here(self) -> bool:
+        """Whether the calling thread is in the middle of using this, or is the connection thread: what comes in between
+        there (a `__del__`, or a signal handler in the middle of a fork) waits for itself if it waits for an answer."""
+        opened = self._dict
+        return self._lock.is_mine() or (opened is not None and opened.conn.ident == threading.get_ident())
 
     @contextmanager
     def transaction(self, kind: str = "IMMEDIATE") -> Iterator[Transaction]:
@@ -228,9 +234,6 @@ class Connection:
                 and what is repeated must be harmless to repeat.
         """
         with self._lock:
-            if self._in_transaction:  # a `__del__` came in between; what it began would end the other one
-                raise SpoolError(f"{self._path}: this thread is in the middle of another transaction")
-            self._in_transaction = True
             try:
                 transaction = Transaction(self._exchange, kind, self._busy_until())
                 yield transaction
@@ -238,8 +241,6 @@ class Connection:
             except BaseException:
                 self._roll_back()
                 raise
-            finally:
-                self._in_transaction = False
 
     def sync(self) -> None:
         """Syncs everything committed so far, whatever the sync level."""
@@ -291,7 +292,6 @@ class Connection:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
         opened, self._dict = self._dict, None
         self._lock = FairLock()
-        self._in_transaction = False
         if opened is not None:
             opened.conn = None
 

@@ -24,7 +24,6 @@ from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
 
-_LONGEST_OPERATION = 15.0  # seconds that a fork waits for the one under way
 _SHORTEST_WAIT = 0.02  # seconds for the lock once the time given by `give_up_at` is over
 
 
@@ -55,7 +54,6 @@ class OpenFile:
         self._on_change = on_change
         self._lock = FairLock()  # guards everything here, and one operation of its user
         self._give_up_at: Optional[float] = None
-        self._paused = False
         self._leftovers: List[_Leftover] = []
         self._changed = False  # another file is in use, and its user does not know yet
         self._log: Tuple[int, Optional[Tuple[int, int]]] = (0, None)  # which opening of the file; its log's identity
@@ -92,17 +90,9 @@ class OpenFile:
         """From that moment of `time.monotonic()` on no operation waits for the disk: it raises SpoolError."""
         self._give_up_at = self._connection.give_up_at = moment
 
-    def pause_for_fork(self) -> None:
-        """Waits for the operation under way and closes the file; see `Connection.pause_for_fork`."""
-        self._paused = self._lock.acquire(timeout=_LONGEST_OPERATION)
-        if self._paused:
-            self._connection.pause_for_fork()
-
-    def resume_after_fork(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._connection.resume_after_fork()
-            self._lock.release()
+    def is_in_use_here(self) -> bool:
+        """See `Connection.is_in_use_here`."""
+        return self._lock.is_mine() or self._connection.is_in_use_here()
 
     def close(self) -> None:
         self._connection.close()

@@ -67,7 +67,7 @@ class Parts:
                 make_folder=settings.makes_folder,
             )
         )
-        self._desk = Desk(self.store)
+        self._desk = Desk(self.store.is_in_use_here)
         self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
         self.reports = Reports(settings.user, settings.path, self._settled.ring)
         self.flusher: Optional[Flusher] = None
@@ -153,7 +153,7 @@ class Parts:
         """
         if self._ended is not None:
             raise BufferClosedError("the process is ending and the buffer is closed")
-        return self._drain(deadline)
+        return self.result() if self._desk.is_in_between() else self._drain(deadline)
 
     def _drain(self, deadline: float) -> FlushResult:
         while not self.writer.commit():
@@ -194,7 +194,12 @@ class Parts:
             self.close(time.monotonic() + self._settings.exit_timeout, at_exit=True)
 
     def close(self, deadline: float, *, at_exit: bool = False) -> FlushResult:
-        """Ends everything, as the head of this file tells; the second call returns what the first returned."""
+        """Ends everything, as the head of this file tells; the second call returns what the first returned.
+
+        Does nothing in the middle of a fork, see `_desk`: then `has_ended` is false.
+        """
+        if self._desk.is_in_between():
+            return self.result()
         with self._closing:
             if self._ended is not None:
                 return self._ended
@@ -206,6 +211,10 @@ class Parts:
             for post in self.writer.give_up(deadline):  # after the flusher, which delivers from memory too
                 self.reports.dropped(usage_of(post), f"the spool failed until the end ({self.writer.trouble})")
             return self._end(delivered, deadline)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended is not None
 
     def _end(self, delivered: bool, deadline: float) -> FlushResult:
         """The last steps of `close`. A signal handler may have closed while the first ones ran, or does now: the lock

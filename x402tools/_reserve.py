@@ -293,11 +293,9 @@ class Reserve:
     def append_alone(self, batch: EncodedBatch) -> None:
         self._spool.append_alone(batch)
 
-    def pause_for_fork(self) -> None:
-        self._spool.pause_for_fork()
-
-    def resume_after_fork(self) -> None:
-        self._spool.resume_after_fork()
+    def is_in_use_here(self) -> bool:
+        """See `Connection.is_in_use_here`."""
+        return self._lock.is_mine() or self._spool.is_in_use_here()
 
     def _kept_pending(self) -> Tally:
         total = Tally()

@@ -317,12 +317,9 @@ class Spool:
         self.release()
         self._file.close()
 
-    def pause_for_fork(self) -> None:
-        """See `_process`; whoever makes a spool has it paused around forks."""
-        self._file.pause_for_fork()
-
-    def resume_after_fork(self) -> None:
-        self._file.resume_after_fork()
+    def is_in_use_here(self) -> bool:
+        """See `Connection.is_in_use_here`."""
+        return self._file.is_in_use_here()
 
     # -- parts of the above ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Callable, List, Optional
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._bell import Flag
-from x402tools._desk import Desk
+from x402tools._desk import Desk, InBetweenError
 from x402tools._intake import Intake
 from x402tools._reserve import Reserve
 from x402tools._store import Tally
@@ -99,7 +99,10 @@ class Writer:
         Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
         What is recorded during the call is left to the next one: under steady traffic it would never end otherwise.
         """
-        complete = self._desk.run(self._commit)
+        try:
+            complete = self._desk.run(self._commit)
+        except InBetweenError:
+            return False
         # Not at the desk, and without the lock: this writes log lines, and a log handler may be what records.
         self._report()
         return complete

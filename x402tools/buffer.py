@@ -247,10 +247,13 @@ class UsageBuffer:
         limit = self._settings.exit_timeout if timeout is None else check_seconds("timeout", timeout)
         deadline = time.monotonic() + limit
         with self._lock:
-            if self._closed is None:
-                # No parts: a forked child that never recorded.
-                self._closed = self._parts.close(deadline) if self._parts is not None else FlushResult(0)
-            return self._closed
+            if self._closed is not None:
+                return self._closed
+            parts = self._parts
+            result = parts.close(deadline) if parts is not None else FlushResult(0)  # a child that never recorded
+            if parts is None or parts.has_ended:
+                self._closed = result
+            return result
 
     def __del__(self) -> None:
         parts = self.__dict__.get("_parts")  # absent when the constructor raised
