@@ -18,6 +18,7 @@ import pathlib
 import queue
 import sqlite3
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
