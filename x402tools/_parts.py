@@ -220,7 +220,6 @@ class Parts:
         """The last steps of `close`. A signal handler may have closed while the first ones ran, or does now: the lock
         lets its own thread in."""
         result = self.result() if self._ended is None else self._ended
-        self.store.give_up_at(None)  # who asks for the ledger after this, or settles late, has time again
         self.reports.calls.stop(deadline)
         if self._ended is None:
             self._ended = result
@@ -228,6 +227,7 @@ class Parts:
                 self._desk.run(self.store.close)
             self._desk.close()
             self._unregister()
+        self.store.give_up_at(None)  # who asks for the ledger after this, or settles late, has time again
         return self._ended
 
     def _deliver_rest(self, deadline: float) -> bool:

@@ -25,6 +25,8 @@ from tests.faults.disk_tools import Service, child, eventually, filled, full, sm
 from x402tools import UsageBuffer
 from x402tools.errors import SpoolError
 
+pytestmark = pytest.mark.alone  # within a second and the like, which a busy machine does not keep to
+
 NOT_TRIED = {
     "D18-network-file-system": "needs a file server; a file system that cannot keep a write-ahead log is refused",
     "D12-shm-truncated-while-open": "SQLite maps it into memory: the kernel ends the process with SIGBUS (see D12)",

@@ -17,6 +17,8 @@ import pytest
 
 from tests.faults.disk_tools import Service, child, eventually, filled, spool
 
+pytestmark = pytest.mark.alone  # within a second and the like, which a busy machine does not keep to
+
 # -- D8 to D12: damaged files ------------------------------------------------------------------------------------------
 
 
