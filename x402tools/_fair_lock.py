@@ -35,7 +35,7 @@ class FairLock:
 
     def is_mine(self) -> bool:
         """Whether the calling thread has it, or is next."""
-        return self._lock._is_owned() or self._turnstile._is_owned()  # type: ignore[attr-defined]  # as above
+        return bool(self._lock._is_owned() or self._turnstile._is_owned())  # type: ignore[attr-defined]  # as above
 
     def release(self) -> None:
         """Gives it back, when it was released as often as it was acquired."""
