@@ -242,8 +242,8 @@ class UsageBuffer:
     def close(self, timeout: Optional[float] = None) -> FlushResult:
         """Stores what is in memory, delivers until `timeout` seconds have passed (default: exit_timeout), and ends.
 
-        What is left stays in the spool; the next process that opens it delivers it. May be called twice. A signal handler
-        that strikes in the middle of `os.fork()` gets a result with a `problem`, and nothing is closed.
+        What is left stays in the spool; the next process that opens it delivers it. May be called twice. Where
+        a signal handler calls it in the middle of `os.fork()` nothing is closed, and the result has a `problem`.
         """
         limit = self._settings.exit_timeout if timeout is None else check_seconds("timeout", timeout)
         deadline = time.monotonic() + limit
