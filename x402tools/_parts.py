@@ -1,5 +1,5 @@
-"""What one process builds for a `UsageBuffer`: a store, the memory before it, and the threads. A forked child builds
-its own.
+"""What one process builds for a `UsageBuffer`: a store, the memory before it, and the threads. Where all the parts
+meet. A forked child builds its own.
 
 Nothing here knows the buffer it serves. So a buffer that nobody holds any more can be collected while the threads
 run, and what it left is stored and delivered all the same.

@@ -1,4 +1,4 @@
-"""`UsageBuffer`: records usage at once, keeps it on disk, delivers it in the background. Where all the parts meet."""
+"""`UsageBuffer`: records usage at once, keeps it on disk, delivers it in the background."""
 
 from __future__ import annotations
 
@@ -242,7 +242,8 @@ class UsageBuffer:
     def close(self, timeout: Optional[float] = None) -> FlushResult:
         """Stores what is in memory, delivers until `timeout` seconds have passed (default: exit_timeout), and ends.
 
-        What is left stays in the spool; the next process that opens it delivers it. May be called twice.
+        What is left stays in the spool; the next process that opens it delivers it. May be called twice. Where
+        a signal handler calls it in the middle of `os.fork()` nothing is closed, and the result has a `problem`.
         """
         limit = self._settings.exit_timeout if timeout is None else check_seconds("timeout", timeout)
         deadline = time.monotonic() + limit

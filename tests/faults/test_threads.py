@@ -54,6 +54,7 @@ def work(call):
         others.append(error)
 def record():
     accepted.append(client.record_usage(envelope, 1).id)
+    time.sleep(0.0005)
 def count():
     client.buffer.stats()  # may be called after close too, for ever
     client.flush(0)
@@ -148,12 +149,12 @@ class Metered:
 kept = []
 gc.set_threshold(20, 2, 2)  # in the middle of anything, on every thread
 def work():
-    for _ in range(150):
+    for _ in range(60):
         [Metered() for _ in range(2)]
         kept.append(client.record_usage(envelope, 1, {"some": {"metadata": [1, 2]}}).id)
 threads = [threading.Thread(target=work) for _ in range(3)]
 for t in threads: t.start()
-for _ in range(10):
+for _ in range(5):
     work()
     client.buffer.stats()
     client.flush(0.05)
@@ -172,7 +173,7 @@ def test_T04_a_finalizer_records(durability: str, spool: Tuple[str, str, str], e
     deliver_rest(spool[0], emulator)
 
     assert finished.returncode == 0, finished.errors
-    assert len(finished.lines) > 2000
+    assert len(finished.lines) > 700
     check_conservation(emulator, set(ids(finished.lines)))
 
 
