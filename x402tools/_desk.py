@@ -90,10 +90,10 @@ class Desk:
     def _have_done(self, job: _Job) -> Any:
         self._jobs.append(job)
         self._calls.put(None)
-        outcome = None
+        outcome = job.outcome(_LOOK_EVERY if self._thread.is_alive() else 0)
         while outcome is None:
-            if not self._thread.is_alive():
-                job.do()  # there is none, or it ended before this job; or just after it: the first outcome counts
+            if not self._thread.is_alive():  # there is none, or it ended before this job
+                job.do()  # once more, in vain, if it ended just after it: the first outcome counts
                 self._forget(job)
             outcome = job.outcome(_LOOK_EVERY)
         result, error = outcome

@@ -94,7 +94,7 @@ class Parts:
         settings = self._settings
         if not settings.delivers:
             return
-        flusher = Flusher(
+        self.flusher = Flusher(
             self.store,
             deliver,
             self.reports,
@@ -103,8 +103,7 @@ class Parts:
             flush_at=settings.flush_at,
             flush_interval=settings.flush_interval,
         )
-        flusher.start()
-        self.flusher = flusher
+        self.flusher.start()
 
     def attend(self, event: Event) -> None:
         """The rest of a record that is not only an append; see `_intake`.
@@ -178,7 +177,7 @@ class Parts:
     def _wait_or_work(self, rung: object, seconds: float) -> None:
         """Waits for a settlement. Where the flusher has no thread, does its work meanwhile."""
         flusher = self.flusher
-        if flusher is None or flusher.thread.is_alive() or not self._driving.acquire(blocking=False):
+        if flusher is None or flusher.ended or flusher.thread.is_alive() or not self._driving.acquire(blocking=False):
             self._settled.wait(rung, seconds)
             return
         try:
@@ -235,7 +234,7 @@ class Parts:
         flusher = self.flusher
         if flusher is None:
             return True
-        if not flusher.thread.is_alive() and self.writer.trouble is None:
+        if not flusher.ended and not flusher.thread.is_alive() and self.writer.trouble is None:
             try:
                 self._drain(deadline)
             except SpoolError:

@@ -48,21 +48,21 @@ class LastingThread:
             self._starting.release()
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        # Known before it runs: an interrupt can come while start() waits for the thread, which runs all the same.
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError as error:
             if self.failure is None:
                 log.warning("%s cannot be started (%s): the calling threads do its work", self.name, error)
             self.failure = f"no thread can be started ({error})"
             self._next_try = time.monotonic() + _TRY_TO_START_EVERY
         else:
-            self._thread = thread
             self.failure = None
 
     @property
     def was_started(self) -> bool:
-        return self._thread is not None
+        return self._thread is not None and self._thread.ident is not None
 
     @property
     def is_current(self) -> bool:
@@ -75,7 +75,7 @@ class LastingThread:
 
     def join(self, seconds: float) -> None:
         """Waits for its end, for at most so long; not at all for a thread that does not run or is the calling one."""
-        if self._thread is not None and not self.is_current:
+        if self._thread is not None and self.was_started and not self.is_current:
             self._thread.join(max(seconds, 0.0))
 
     def _run(self) -> None:

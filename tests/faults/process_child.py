@@ -144,7 +144,7 @@ def deliver_rest(path: object, emulator: Emulator) -> None:
         assert client.flush(SECONDS)
         stats = client.buffer.stats() if client.buffer is not None else None
     assert stats is not None
-    assert stats.recorded.plus(_negative(stats.delivered)).plus(_negative(stats.dead)) == stats.dropped
+    assert stats.recorded.plus(_negative(stats.delivered)).plus(_negative(stats.dead)) == stats.dropped, stats
 
 
 def _negative(tally: Any) -> Any:
