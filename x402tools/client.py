@@ -35,11 +35,12 @@ class X402Client:
         api_key: the key, or a callable that returns it and is asked before every request, so that a key can be
             replaced while the service runs. Default: the environment variable X402TOOLS_API_KEY.
         base_url: default: X402TOOLS_BASE_URL, or else the hosted service.
-        timeout: seconds to connect and seconds between two pieces of an answer; a third number bounds a whole call
-            with its retries (default 60). One number stands for the first two.
+        timeout: seconds to connect, and seconds for the head of an answer and between two pieces of its body; a third
+            number bounds a whole call with its retries (default 60). One number stands for the first two.
         max_retries: how many attempts may follow a failed one, for errors that say that trying again can help. A POST
             is repeated under the same `Idempotency-Key`.
-        session: a `requests.Session` of your own; its adapters, proxies and certificates rule.
+        session: a `requests.Session` of your own; its adapters, proxies and certificates rule. The head of an answer
+            is bounded piece by piece only, over its adapters.
         buffer: a `UsageBuffer`; then `record_usage` returns at once and the buffer delivers. `close()` closes it too.
         allow_http: accept an http base URL that is not this machine; the key then travels unprotected.
 
