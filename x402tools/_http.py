@@ -310,10 +310,10 @@ class _PostTemplate:
         proxies, verify, cert = self._settings["proxies"], self._settings["verify"], self._settings["cert"]
         target = self._adapter.request_url(self._prepared, proxies)
         if hasattr(self._adapter, "get_connection_with_tls_context"):
-            return self._adapter.get_connection_with_tls_context(self._prepared, verify, proxies, cert), target
-        older: Any = self._adapter  # requests before 2.32
-        pool = older.get_connection(self._prepared.url, proxies)
-        older.cert_verify(pool, self._prepared.url, verify, cert)
+            pool = self._adapter.get_connection_with_tls_context(self._prepared, verify, proxies, cert)
+        else:  # requests before 2.32
+            pool = self._adapter.get_connection(self._prepared.url, proxies)
+        self._adapter.cert_verify(pool, self._prepared.url, verify, cert)  # names a bundle that is missing
         return pool, target
 
 

@@ -93,20 +93,20 @@ class _Reader:
         return io.BufferedReader(self._received)
 
 
-class _TimelyConnection(HTTPConnection):
+class Connection(HTTPConnection):
     response_class = TimelyResponse
 
 
-class _TimelyTLSConnection(HTTPSConnection):
+class TLSConnection(HTTPSConnection):
     response_class = TimelyResponse
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _TimelyConnection
+    ConnectionCls = Connection
 
 
 class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _TimelyTLSConnection
+    ConnectionCls = TLSConnection
 
 
 _POOLS = {"http": _Pool, "https": _TLSPool}

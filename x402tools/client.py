@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from itertools import islice
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["X402Client"]
 
+log = logging.getLogger("x402tools")
+
 DEFAULT_BASE_URL = "https://stakefy-usage-envelope-production.up.railway.app"
 
 # Seconds for a whole call with its retries. Three attempts that each run into the read time-out still fit.
 DEFAULT_TOTAL = 60.0
+
+# Once a client. The status decides, because sending again what was booked bills twice; but whatever answers every POST
+# with a page is hardly the service, and usage would go there for ever.
+_PAGE = "POST /usage was answered %d with a page for people; that counts as delivered, but check base_url and proxies"
 
 TimeoutSetting = Union[float, Tuple[float, float], Tuple[float, float, float]]
 
@@ -71,6 +78,7 @@ class X402Client:
         url = check_base_url(url, allow_http)
         self._transport = Transport(url, bearer, session or new_session(bearer), self._timeouts)
         self._owns_session = session is None
+        self._page_was_told = False
         self._buffer = buffer
         if buffer is not None:
             buffer.attach(self._deliver, url)
@@ -319,7 +327,10 @@ class X402Client:
 
     def _deliver(self, body: bytes, key: str) -> None:
         """One attempt at a buffered POST: returns when the service has it, raises an `X402Error` otherwise."""
-        _answers.check(self._transport.post_usage(body, key), envelope=True)
+        reply = _answers.check(self._transport.post_usage(body, key), envelope=True)
+        if not self._page_was_told and _answers.is_page(reply):
+            self._page_was_told = True
+            log.warning(_PAGE, reply.status)
 
 
 def _key_provider(api_key: Union[str, Callable[[], str], None]) -> Callable[[], str]:
