@@ -78,6 +78,14 @@ class TimelyResponse(http.client.HTTPResponse):
         self._head = _Received(sock)
         super().__init__(_Reader(self._head), *args, **kwargs)  # type: ignore[arg-type]  # all it asks for is makefile
 
+    def _read_status(self) -> Any:
+        """The status of the answer itself. The library passes over a 100, and would take a 103 for the answer."""
+        while True:
+            found = super()._read_status()  # type: ignore[misc]  # as old as the module, and not in its stubs
+            if not 102 <= found[1] < 200:
+                return found
+            http.client.parse_headers(self.fp)
+
     def begin(self) -> None:
         super().begin()
         self._head.head_is_here()
