@@ -86,8 +86,9 @@ class Reporter:
         return stats
 
     def wait_for_problem(self, word: str) -> None:
-        """Until the buffer says what is wrong."""
+        """Until the buffer says what is wrong, and has told whoever wants to hear of it."""
         wait_until(lambda: word in str(self.stats().problem), f"the problem names {word!r}", PATIENCE)
+        wait_until(lambda: self.errors, "on_error was called")
 
     def check_delivered_once(self, books: Books) -> None:
         """Everything recorded is booked, nothing else, and nothing is dead, dropped or left."""
