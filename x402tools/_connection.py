@@ -161,6 +161,12 @@ class Connection:
                 self._roll_back()
                 raise
 
+    @property
+    def is_entered(self) -> bool:
+        """True on a thread that would wait for itself here: it is in the middle of an exchange, or answers them."""
+        opened = self._dict
+        return self._lock.is_mine or (opened is not None and opened.conn is threading.current_thread())
+
     def sync(self) -> None:
         """Syncs everything committed so far, whatever the sync level."""
         with self._lock:
@@ -178,7 +184,7 @@ class Connection:
             opened, self._dict = self._dict, None
             if opened is not None:
                 opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
-                opened.conn.join(_DEADLINE)
+                _wait_for_end(opened.conn)
                 opened.conn = None
 
     def pause_for_fork(self) -> None:
@@ -289,6 +295,13 @@ class Connection:
         if opened is not None:
             opened.conn.close(force=True)
             opened.conn = None  # or its __del__ would queue another end
+
+
+def _wait_for_end(thread: threading.Thread) -> None:
+    """Like `join`, which alone never returns when gevent has patched `threading` after sqlitedict was imported."""
+    deadline = time.monotonic() + _DEADLINE
+    while thread in threading.enumerate() and time.monotonic() < deadline:
+        thread.join(_LOOK_EVERY)
 
 
 _NO_MORE = sqlitedict._RESPONSE_NO_MORE

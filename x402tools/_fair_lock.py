@@ -20,6 +20,11 @@ class FairLock:
         self._owner = 0  # the thread that has it, or 0; only ever compared with one's own
         self._depth = 0
 
+    @property
+    def is_mine(self) -> bool:
+        """True when this thread has it."""
+        return self._owner == threading.get_ident()
+
     def acquire(self, timeout: float = -1) -> bool:
         """Takes the lock, again if this thread has it; False when `timeout` seconds pass first, twice at the most."""
         me = threading.get_ident()

@@ -201,6 +201,9 @@ class Spool:
                 count += len(posts)
         return count
 
+    def is_entered(self) -> bool:
+        return self._connection.is_entered
+
     def sync(self) -> None:
         self._connection.sync()
 

@@ -139,6 +139,10 @@ class Store(Protocol):
     def counts(self) -> Counts:
         """The ledger, and what it costs."""
 
+    def is_entered(self) -> bool:
+        """True when this thread is in the middle of one of the other methods, or at work for one: a garbage collection
+        can run anybody's `__del__` there. It must not call another one, nor wait for who does."""
+
     def sync(self) -> None:
         """Everything committed is safe from a power cut when this returns."""
 

@@ -103,8 +103,9 @@ class Writer:
             return True
 
     def wait_for_commit(self) -> None:
-        """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails."""
-        if self._trouble is None:
+        """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails, and
+        not in the middle of the store's own work, where the thread's next look has to do."""
+        if self._trouble is None and not self._store.is_entered():
             self.commit()
 
     def waiting(self) -> Tally:

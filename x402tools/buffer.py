@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import threading
 import time
 import weakref
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
 
 from x402tools import _event, _process, _spool_file
 from x402tools._event import LARGEST_AMOUNT, Event, PendingUsage, check_amount, snapshot_metadata
@@ -249,7 +250,8 @@ class UsageBuffer:
         if self._on_queue_full == "raise":
             raise QueueFullError(f"{self._max_queue_size} events wait in memory; this one was not stored")
         if self._on_queue_full == "block":
-            intake.wait_for_room()
+            if self._parts is None or not self._parts.store.is_entered():  # or else nobody could make room meanwhile
+                intake.wait_for_room()
             return True
         intake.drop(event)
         if self._parts is not None:
@@ -261,7 +263,9 @@ class UsageBuffer:
         """The rest of a record that is not only an append; see `_intake`."""
         parts = self._parts
         if intake.closed or parts is None:
-            lock = parts.writer.lock if parts is not None else self._lock
+            lock: ContextManager[Any] = parts.writer.lock if parts is not None else self._lock
+            if parts is not None and parts.store.is_entered():
+                lock = contextlib.nullcontext()  # its holder may wait for this thread
             with lock:
                 if intake.withdraw(event):
                     raise BufferClosedError("the buffer is closed; this event was not stored")

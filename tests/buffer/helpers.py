@@ -285,6 +285,9 @@ class FakeStore:
                 size=0,
             )
 
+    def is_entered(self) -> bool:
+        return False  # nothing here is interrupted
+
     def sync(self) -> None:
         with self._called("sync"):
             pass
