@@ -181,6 +181,7 @@ client.close(0.2)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("times", [20, full(1000)])
 def test_L05_64_threads_while_it_flushes(times: int, tmp_spool: pathlib.Path, emulator: Emulator) -> None:
     """Nothing is lost and nobody waits for long: 99 of 100 calls take less than 50 ms."""

@@ -117,6 +117,7 @@ say(client.buffer.stats().pending.events)
 """
 
 
+@pytest.mark.alone
 def test_T05_recorded_on_an_event_loop(tmp_spool: pathlib.Path) -> None:
     """The loop is not held up, although the service answers nobody."""
     with silent_server() as url:
@@ -157,6 +158,7 @@ print(flushed, len(turns) > 3, sorted(took)[490] < 0.05, time.monotonic() - bega
 """
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
 @pytest.mark.parametrize("patched", ["before", "after"])
 def test_T05_gevent(patched: str, tmp_spool: pathlib.Path, emulator: Emulator) -> None:
