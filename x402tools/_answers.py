@@ -82,6 +82,11 @@ def unexpected(reply: Reply, error: Exception) -> APIError:
     )
 
 
+def is_page(reply: Reply) -> bool:
+    """True when the answer says that it is HTML: it comes from a proxy, a portal or a web site, not from the API."""
+    return "html" in reply.headers.get("Content-Type", "").lower()
+
+
 def request_id(headers: Mapping[str, str]) -> Optional[str]:
     """What the service or the proxy before it calls this request."""
     found = headers.get("X-Request-Id") or headers.get("X-Railway-Request-Id")

@@ -260,7 +260,7 @@ class Connection:
             opened, self._dict = self._dict, None
             if opened is not None:
                 opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
-                opened.conn.join(self._patience(time.monotonic()))
+                _wait_for_end(opened.conn, self._patience(time.monotonic()))
                 opened.conn = None
 
     def pause_for_fork(self) -> None:
@@ -406,6 +406,13 @@ class Connection:
         if opened is not None:
             opened.conn.close(force=True)
             opened.conn = None  # or its __del__ would queue another end
+
+
+def _wait_for_end(thread: threading.Thread, seconds: float) -> None:
+    """Like `join`, which alone never returns when gevent has patched `threading` after sqlitedict was imported."""
+    deadline = time.monotonic() + seconds
+    while thread in threading.enumerate() and time.monotonic() < deadline:
+        thread.join(min(_LOOK_EVERY, seconds))
 
 
 _NO_MORE = sqlitedict._RESPONSE_NO_MORE

@@ -48,6 +48,8 @@ _MOST_HELD = 20_000
 # How long one POST waits after a failure while others pass; in an outage the gate waits, for all of them. Short at
 # first, because most failures are passing ones, and never long, because flush() waits for the unluckiest. Seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.1, 10.0, 0.01
+# The longest while nothing at all gets through: the few POSTs that do not close the gate ask as seldom as it would.
+_LONGEST_PAUSE_IN_TROUBLE = 30.0
 
 _SHORTEST_INTERVAL = 0.01  # seconds; an idle flusher looks at the store that often at the most
 _STANDBY = 0.5  # seconds between attempts to become the one that delivers
@@ -122,6 +124,7 @@ class Flusher:
         self._senders = Senders(deliver, concurrency)
         self._gate = Gate()
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
+        self._pauses_in_trouble = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_IN_TROUBLE, _SHORTEST_PAUSE)
         self._ready: Deque[Delivery] = deque()
         self._waiting: List[Tuple[float, int, Delivery]] = []  # a heap by the moment of the next attempt
         self._tie = itertools.count()
@@ -256,8 +259,9 @@ class Flusher:
             self._bury(delivery, verdict)
         else:
             self.retries += 1
-            self._gate_noted(lambda: self._gate.failed(verdict, now))
-            due = now + self._pauses.seconds(min(delivery.attempts, 20))
+            self._gate_noted(lambda: self._gate.failed(verdict, now, delivery.place))
+            pauses = self._pauses if self._gate.reason is None else self._pauses_in_trouble
+            due = now + pauses.seconds(min(delivery.attempts, 20))
             heapq.heappush(self._waiting, (due, next(self._tie), delivery))
             return
         if self._settle_by is None:
@@ -317,8 +321,11 @@ class Flusher:
         if self._gate.seconds_closed(now) > 0:
             return
         room = self._gate.room(self._concurrency) - self._senders.busy
+        # What failed before must not be the one to try the gate out as long as there is another: a POST that can never
+        # be delivered would keep it closed, and all the others behind it.
+        new_ones_first = self._gate.trying_out and bool(self._ready)
         while room > 0:
-            if self._waiting and self._waiting[0][0] <= now:
+            if self._waiting and self._waiting[0][0] <= now and not new_ones_first:
                 delivery = heapq.heappop(self._waiting)[2]
             elif self._ready:
                 delivery = self._ready.popleft()

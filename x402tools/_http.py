@@ -1,4 +1,4 @@
-"""One request, one answer or one error; the only door to requests.
+"""One request, one answer or one error; with `_timely`, which it sends through, the only door to requests.
 
 What `requests` does by itself and this file does not let it do (each was measured): wait for ever, replace our bearer
 by an entry of a netrc, follow a redirect (a 302 turns a lost POST into a success, a 307 hands the body to another
@@ -26,6 +26,7 @@ from urllib3.exceptions import TimeoutError as Urllib3Timeout
 from urllib3.util import Timeout as Urllib3Timeouts
 
 from x402tools import _process
+from x402tools._timely import TimelyAdapter
 from x402tools.errors import (
     APIConnectionError,
     APIError,
@@ -48,7 +49,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Timeouts(NamedTuple):
-    """Seconds: to connect, between two pieces of an answer, and for a whole call with its retries."""
+    """Seconds: to connect; for the head of an answer, and between two pieces of its body; for a call with retries."""
 
     connect: float
     read: float
@@ -137,7 +138,7 @@ def new_session(bearer: Bearer) -> requests.Session:
     session.auth = bearer
     session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=_POOL_SIZE, max_retries=0))
+        session.mount(scheme, TimelyAdapter(pool_maxsize=_POOL_SIZE, max_retries=0))
     return session
 
 
@@ -303,16 +304,16 @@ class _PostTemplate:
         return self._adapter.send(request, stream=True, timeout=limits, **self._settings).raw
 
     def _connections(self) -> Tuple[Any, str]:
-        """The adapter's own pool, for an adapter that is nothing but requests' own; another one has to be asked."""
-        if type(self._adapter) is not HTTPAdapter:
+        """The adapter's own pool, for an adapter that is requests' own or ours; another one has to be asked."""
+        if type(self._adapter) not in (HTTPAdapter, TimelyAdapter):
             return None, ""
         proxies, verify, cert = self._settings["proxies"], self._settings["verify"], self._settings["cert"]
         target = self._adapter.request_url(self._prepared, proxies)
         if hasattr(self._adapter, "get_connection_with_tls_context"):
-            return self._adapter.get_connection_with_tls_context(self._prepared, verify, proxies, cert), target
-        older: Any = self._adapter  # requests before 2.32
-        pool = older.get_connection(self._prepared.url, proxies)
-        older.cert_verify(pool, self._prepared.url, verify, cert)
+            pool = self._adapter.get_connection_with_tls_context(self._prepared, verify, proxies, cert)
+        else:  # requests before 2.32
+            pool = self._adapter.get_connection(self._prepared.url, proxies)
+        self._adapter.cert_verify(pool, self._prepared.url, verify, cert)  # names a bundle that is missing
         return pool, target
 
 

@@ -211,6 +211,10 @@ class Parts:
                 self.reports.dropped(usage_of(post), f"the spool failed until the end ({self.writer.trouble})")
             return self._end(delivered, deadline)
 
+    def is_in_between(self) -> bool:
+        """Whether the calling thread cannot wait for the store, see `_desk`."""
+        return self._desk.is_in_between()
+
     @property
     def has_ended(self) -> bool:
         return self._ended is not None

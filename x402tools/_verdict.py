@@ -3,9 +3,10 @@
 | answer | the POST | the others |
 |---|---|---|
 | 2xx | delivered | go on |
-| no answer, 408, 5xx, 3xx | tried again | wait when nothing else gets through either |
+| no answer, 408, 5xx, 3xx, 101 | tried again | wait when nothing else gets through either |
 | 429, 503 with Retry-After | tried again | wait as long as the service asks |
 | 401, 403 | tried again | wait until the key is accepted; nothing is lost for a wrong key |
+| 407 | tried again | wait until the proxy lets us pass; the service has not seen it |
 | 402 and exceeded limits, 400, 404, 409, 413, 422 and other 4xx | dead letter | go on |
 
 5xx may be the fault of this one POST: each one while others pass is a strike, and `max_attempts` strikes bury it.
@@ -37,7 +38,7 @@ class Verdict(NamedTuple):
         status_code: of the answer, None when there was none.
         strike: the failure may be the POST's own fault.
         wait: seconds for which the service asked everybody to stay away, or None.
-        locked_out: the key was refused.
+        locked_out: the key was refused, or the proxy's own.
     """
 
     move: Move
@@ -60,9 +61,9 @@ def judge(error: X402Error) -> Verdict:
     reason = str(error)[:1000]
     if status is not None and 200 <= status < 300:
         return DELIVERED  # the service took it; what is wrong with the rest of its answer changes nothing
-    if isinstance(error, AuthenticationError):
+    if isinstance(error, AuthenticationError) or status == 407:
         return Verdict(Move.TRY_AGAIN, reason, status, locked_out=True)
-    if status is None or 300 <= status < 400:
+    if status is None or status < 400:
         return Verdict(Move.TRY_AGAIN, reason, status)
     if error.retryable:
         wait = error.retry_after if isinstance(error, APIError) and status in (429, 503) else None

@@ -174,7 +174,8 @@ class UsageBuffer:
         if self._settings.on_queue_full == "raise":
             raise QueueFullError(f"{size} events wait in memory; this one was not stored")
         if self._settings.on_queue_full == "block":
-            intake.wait_for_room()
+            if self._parts is None or not self._parts.is_in_between():  # or nobody could make room meanwhile
+                intake.wait_for_room()
             return True
         intake.drop(event)
         if self._parts is not None:

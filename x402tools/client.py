@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import logging
 import os
 import time
 from itertools import islice
@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["X402Client"]
 
+log = logging.getLogger("x402tools")
+
 DEFAULT_BASE_URL = "https://stakefy-usage-envelope-production.up.railway.app"
 
 # Seconds for a whole call with its retries. Three attempts that each run into the read time-out still fit.
 DEFAULT_TOTAL = 60.0
+
+# Once a client. The status decides, because sending again what was booked bills twice; but whatever answers every POST
+# with a page is hardly the service, and usage would go there for ever.
+_PAGE = "POST /usage was answered %d with a page for people; that counts as delivered, but check base_url and proxies"
 
 TimeoutSetting = Union[float, Tuple[float, float], Tuple[float, float, float]]
 
@@ -36,11 +42,12 @@ class X402Client:
         api_key: the key, or a callable that returns it and is asked before every request, so that a key can be
             replaced while the service runs. Default: the environment variable X402TOOLS_API_KEY.
         base_url: default: X402TOOLS_BASE_URL, or else the hosted service.
-        timeout: seconds to connect and seconds between two pieces of an answer; a third number bounds a whole call
-            with its retries (default 60). One number stands for the first two.
+        timeout: seconds to connect, and seconds for the head of an answer and between two pieces of its body; a third
+            number bounds a whole call with its retries (default 60). One number stands for the first two.
         max_retries: how many attempts may follow a failed one, for errors that say that trying again can help. A POST
             is repeated under the same `Idempotency-Key`.
-        session: a `requests.Session` of your own; its adapters, proxies and certificates rule.
+        session: a `requests.Session` of your own; its adapters, proxies and certificates rule. The head of an answer
+            is bounded piece by piece only, over its adapters.
         buffer: a `UsageBuffer`; then `record_usage` returns at once and the buffer delivers. `close()` closes it too.
         allow_http: accept an http base URL that is not this machine; the key then travels unprotected.
 
@@ -73,7 +80,7 @@ class X402Client:
         self._owns_session = session is None
         self._buffer = buffer
         if buffer is not None:
-            buffer.attach(functools.partial(_deliver, self._transport), url)
+            buffer.attach(_Deliver(self._transport), url)
 
     @property
     def api_key(self) -> str:
@@ -318,17 +325,26 @@ class X402Client:
         yield from rest
 
 
-def _deliver(transport: Transport, body: bytes, key: str) -> None:
+class _Deliver:
     """One attempt at a buffered POST: returns when the service has it, raises an `X402Error` otherwise.
 
     Knows no client: the buffer's threads, which hold this, would keep a forgotten client and its buffer alive for ever.
     """
-    _answers.check(transport.post_usage(body, key), envelope=True)
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._page_was_told = False
+
+    def __call__(self, body: bytes, key: str) -> None:
+        reply = _answers.check(self._transport.post_usage(body, key), envelope=True)
+        if not self._page_was_told and _answers.is_page(reply):
+            self._page_was_told = True
+            log.warning(_PAGE, reply.status)
 
 
 class _Key:
     """Where a client and what authenticates its requests both find the key; it may be exchanged. Apart from the client
-    for the same reason as `_deliver`."""
+    for the same reason as `_Deliver`."""
 
     def __init__(self, provide: Callable[[], str]) -> None:
         self.provide = provide

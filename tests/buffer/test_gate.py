@@ -12,7 +12,7 @@ from x402tools._verdict import Move, Verdict
 DOWN = Verdict(Move.TRY_AGAIN, "the service is down", 500, strike=True)
 LOCKED_OUT = Verdict(Move.TRY_AGAIN, "the key is refused", 401, locked_out=True)
 
-Step = Union[str, Verdict]
+Step = Union[str, Verdict, Tuple[Verdict, int]]  # delivered; another POST failed; this POST failed
 
 
 def wait(seconds: float) -> Verdict:
@@ -22,9 +22,11 @@ def wait(seconds: float) -> Verdict:
 def after(*steps: Tuple[float, Step]) -> Gate:
     """A gate to which these things happened, each at its moment."""
     gate = Gate()
-    for now, step in steps:
+    for number, (now, step) in enumerate(steps):
         if isinstance(step, Verdict):
-            gate.failed(step, now)
+            gate.failed(step, now, f"the POST of step {number}")
+        elif isinstance(step, tuple):
+            gate.failed(step[0], now, step[1])
         else:
             gate.answered(now)
     return gate
@@ -46,6 +48,13 @@ def after(*steps: Tuple[float, Step]) -> Gate:
         # a failed trial closes it again, a delivered one opens it
         ([*[(5.0, DOWN)] * OUTAGE_AFTER, (6.0, DOWN)], 6.0, (0.05, 0.4), DOWN.reason, 1),
         ([*[(5.0, DOWN)] * OUTAGE_AFTER, (6.0, "delivered")], 6.0, (0, 0), None, 8),
+        # one POST that fails again and again, or a few, are told and stop nobody, whatever fails besides
+        ([(5.0, (DOWN, 1))] * (OUTAGE_AFTER - 1), 5.0, (0, 0), None, 8),
+        ([(5.0, (DOWN, 1))] * OUTAGE_AFTER, 5.0, (0, 0), DOWN.reason, 8),
+        ([(5.0, (DOWN, post % 7)) for post in range(1000)], 5.0, (0, 0), DOWN.reason, 8),
+        ([*[(5.0, (DOWN, 1))] * 1000, (6.0, "delivered")], 6.0, (0, 0), None, 8),
+        ([*[(5.0, (DOWN, 1))] * 1000, *[(6.0, DOWN)] * (OUTAGE_AFTER - 1)], 6.0, (0.05, 0.2), DOWN.reason, 1),
+        ([*[(5.0, (DOWN, 1))] * 9, (6.0, "delivered"), *[(7.0, DOWN)] * 7], 7.0, (0, 0), None, 8),
         # what the service asks for is done, within reason, and never shortened
         ([(5.0, wait(7))], 5.0, (7, 7), "slow down", 1),
         ([(5.0, wait(7))], 12.0, (0, 0), "slow down", 1),
@@ -78,8 +87,8 @@ def test_a_long_outage_is_asked_about_now_and_then(verdict: Verdict) -> None:
     """The pauses grow to half a minute and no further, so that recovery is found soon; they differ."""
     gate, now, pauses = Gate(), 0.0, []
 
-    for _ in range(400):
-        gate.failed(verdict, now)
+    for post in range(400):
+        gate.failed(verdict, now, post)
         pauses.append(gate.seconds_closed(now))
         now += pauses[-1]
 
@@ -92,12 +101,12 @@ def test_a_long_outage_is_asked_about_now_and_then(verdict: Verdict) -> None:
 def test_a_recovered_service_is_not_suspected_for_longer() -> None:
     """After a delivery the next outage begins with short pauses again."""
     gate, now = Gate(), 0.0
-    for _ in range(100):
-        gate.failed(DOWN, now)
+    for post in range(100):
+        gate.failed(DOWN, now, post)
         now += gate.seconds_closed(now)
 
     gate.answered(now)
-    for _ in range(OUTAGE_AFTER):
-        gate.failed(DOWN, now)
+    for post in range(OUTAGE_AFTER):
+        gate.failed(DOWN, now, post)
 
     assert gate.seconds_closed(now) <= 0.2

@@ -33,6 +33,7 @@ def error_of(status: int, message: str = "no", retry_after: Optional[str] = None
 @pytest.mark.parametrize(
     ("status", "move", "strike", "locked_out"),
     [
+        (101, AGAIN, False, False),
         (300, AGAIN, False, False),
         (301, AGAIN, False, False),
         (302, AGAIN, False, False),
@@ -44,6 +45,7 @@ def error_of(status: int, message: str = "no", retry_after: Optional[str] = None
         (403, AGAIN, False, True),
         (404, BURY, False, False),
         (405, BURY, False, False),
+        (407, AGAIN, False, True),
         (408, AGAIN, False, False),
         (409, BURY, False, False),
         (413, BURY, False, False),

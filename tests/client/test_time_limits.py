@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any, Callable, Dict
 
@@ -11,6 +12,7 @@ from tests.client import documents
 from tests.client.conftest import Connect, Serve
 from tests.client.scripted_server import drip, hang, head, refuses, says
 from x402tools import APIError, APITimeoutError, X402Client
+from x402tools._timely import TimelyResponse
 
 # Seconds that a busy machine may add to a limit.
 SLACK = 2.0
@@ -127,3 +129,46 @@ def test_total_time_bounds_retries(serve: Serve, connect: Connect, deadline: Any
 
     assert time.monotonic() - start < 0.8 + SLACK
     assert len(server.requests) > 1
+
+
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 O", b"K"),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-Slow: x\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["status line", "reason", "one header", "many headers", "1xx"],
+)
+def test_read_timeout_bounds_a_head_that_drips(
+    start: bytes, drop: bytes, serve: Serve, connect: Connect, deadline: Any
+) -> None:
+    """Each byte comes in time, and the head as a whole does not."""
+    server = serve(always=drip(start, drop, 0.02))
+    client = connect(server, timeout=(5, 0.3, 30), max_retries=0)
+
+    assert seconds_until_it_ends(client.get_usage_stats, deadline) < 0.3 + SLACK
+
+
+def test_total_time_bounds_a_head_that_drips(serve: Serve, connect: Connect, deadline: Any) -> None:
+    """The third number ends it when it comes first."""
+    server = serve(always=drip(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x", 0.02))
+    client = connect(server, timeout=(5, 5, 0.6), max_retries=100)
+
+    assert seconds_until_it_ends(client.get_usage_stats, deadline) < 0.6 + SLACK
+
+
+def test_head_in_pieces_leaves_the_body_its_time() -> None:
+    """A head that took several reads does not shorten the wait for the body."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(5)
+        theirs.sendall(head(200, {"X-Long": "x" * 30_000, "Content-Length": "2"}) + b"ok")
+        response = TimelyResponse(ours, method="GET")
+
+        response.begin()
+
+        assert ours.gettimeout() == 5
+        assert response.read() == b"ok"
