@@ -26,12 +26,15 @@ class FairLock:
         """Takes the lock, again if this thread has it; False when `timeout` seconds pass first, twice at the most."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks it, too
             return self._lock.acquire()
-        if not self._turnstile.acquire(timeout=timeout):
-            return False
         try:
-            return self._lock.acquire(timeout=timeout)
+            return self._turnstile.acquire(timeout=timeout) and self._lock.acquire(timeout=timeout)
+        except BaseException:  # an interrupt just after it was taken: nobody would give it back
+            if self._lock._is_owned():  # type: ignore[attr-defined]  # as above
+                self._lock.release()
+            raise
         finally:
-            self._turnstile.release()
+            if self._turnstile._is_owned():  # type: ignore[attr-defined]  # as above
+                self._turnstile.release()
 
     def is_mine(self) -> bool:
         """Whether the calling thread has it, or is next."""
@@ -41,8 +44,7 @@ class FairLock:
         """Gives it back, when it was released as often as it was acquired."""
         self._lock.release()
 
-    def __enter__(self) -> None:
-        self.acquire()
+    __enter__ = acquire  # not one call more in which an interrupt could lose it
 
     def __exit__(self, *exception: object) -> None:
         self.release()

@@ -402,6 +402,7 @@ def test_D17_drained_file_shrinks(events: int, tmp_path: pathlib.Path) -> None:
     assert most < 16_000_000
 
 
+@pytest.mark.full
 def test_D17_disk_limit_is_honoured(tmp_path: pathlib.Path) -> None:
     """Beyond max_disk_bytes events pass through memory, and it says so."""
     service, path = Service(), tmp_path / "usage.db"

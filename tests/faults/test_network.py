@@ -96,7 +96,8 @@ for number in range(2000):
     longest = max(longest, time.perf_counter() - began)
     threads.append(threading.active_count())
     number % 100 or threading.Event().wait(0.02)
-say(len(asked) <= 4, max(threads) <= 8, longest < 1, client.buffer.stats().pending.events)
+say(len(asked) <= 4, max(threads) <= 9,  # ours beside the main one: writer, flusher, desk, SQL, four senders
+     longest < 1, client.buffer.stats().pending.events)
 began = time.monotonic()
 client.close(0.5)
 say(time.monotonic() - began < 1)
