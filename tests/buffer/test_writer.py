@@ -1,0 +1,47 @@
+"""The thread that takes events from the intake to the store."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Sequence
+
+from x402tools._batch import EncodedBatch
+from x402tools._desk import Desk
+from x402tools._intake import Intake
+from x402tools._reserve import Reserve
+from x402tools._spool import Spool
+from x402tools._store import Tally
+from x402tools._writer import Writer
+
+
+class BusyStore(Reserve):
+    """While it stores, somebody records another event: so it is under steady traffic."""
+
+    def __init__(self, spool: Spool, intake: Intake) -> None:
+        super().__init__(spool)
+        self.intake = intake
+        self.appended = 0
+
+    def append(self, batches: Sequence[EncodedBatch], dropped: Tally) -> None:
+        super().append(batches, dropped)
+        self.appended += 1
+        if self.appended < 100:
+            self.intake.put((self.intake.next_number(), "env", 1, None, time.time()))
+
+
+def test_a_commit_ends_at_what_was_recorded_before_it(tmp_spool: pathlib.Path) -> None:
+    """Or it would keep the lock, and with it who flushes or asks for the ledger, as long as there is traffic."""
+    intake = Intake(1000, attention=False)
+    spool = Spool(str(tmp_spool), sync="FULL", max_bytes=2**30)
+    store = BusyStore(spool, intake)
+    desk = Desk(lambda: False)
+    writer = Writer(intake, store, desk, "interval", lambda _: None, lambda _: None, lambda _: None)
+    intake.put((intake.next_number(), "env", 1, None, time.time()))
+
+    assert writer.commit()
+
+    assert store.appended == 1
+    assert len(intake.events) == 1
+    desk.close()
+    store.close()
