@@ -16,15 +16,14 @@ _REST_AFTER_FAILURE = 0.5
 
 _TRY_TO_START_EVERY = 1.0  # seconds; what could not be started is tried again by whoever passes by
 
-
 _LAST_STEPS = 1.0  # seconds for what Python itself does at the end of a thread; it takes microseconds
 
 
 class LastingThread:
     """A daemon thread whose work begins again when an exception ended it, `SystemExit` and `MemoryError` included.
 
-    It keeps its own account of whether it runs: up to CPython 3.12 a `threading.Thread` says of itself that it has ended
-    once Ctrl-C has interrupted a `join()`, and the work would be begun a second time beside the first.
+    It keeps its own account of whether it runs: up to CPython 3.12 a `threading.Thread` says that it has ended once
+    Ctrl-C has interrupted a `join()`, and the work would be begun a second time beside the first.
 
     Args:
         work: returns when the thread may end.
