@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-import pathlib
+import os
 import queue
 import sqlite3
 import sys
@@ -22,6 +22,7 @@ import threading
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from urllib.parse import quote
 
 import sqlitedict
 
@@ -74,7 +75,8 @@ def plain(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     Args:
         read_only: leave every byte of the file as it is; an ordinary connection tidies up a log when it is closed.
     """
-    address = pathlib.Path(path).as_uri() + ("?mode=ro" if read_only else "?mode=rw")
+    # Not by pathlib, which imports something at this point: the interpreter may be past importing anything.
+    address = "file:" + quote(os.fsencode(path)) + ("?mode=ro" if read_only else "?mode=rw")
     # Used by whichever thread operates next, one at a time.
     return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
 

@@ -189,7 +189,7 @@ log.setLevel(logging.DEBUG)
 log.addHandler(Metering())
 client = make(durability=sys.argv[4], on_delivery=lambda usage: 1 / 0, flush_interval=0.02, max_queue_size=50)
 def work():
-    for _ in range(50): log.warning("something")
+    for _ in range(12): log.warning("something")
 threads = [threading.Thread(target=work) for _ in range(3)]
 for t in threads: t.start()
 work()
@@ -207,7 +207,7 @@ def test_T04_a_log_handler_records(durability: str, spool: Tuple[str, str, str],
     deliver_rest(spool[0], emulator)
 
     assert finished.returncode == 0, finished.errors
-    assert len(finished.lines) >= 200
+    assert len(finished.lines) >= 48
     assert len(finished.lines) == len(set(finished.lines))
 
 
