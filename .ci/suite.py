@@ -12,8 +12,8 @@ import subprocess
 import sys
 from typing import List, Optional
 
-# Most tests wait for a process or a socket, so one more than there are cores keeps the cores busy.
-WORKERS = (os.cpu_count() or 1) + 1
+# Most tests wait for a process or a socket, so more of them than there are cores keep the cores busy.
+WORKERS = 2 * (os.cpu_count() or 1)
 
 # pytest's own status for a selection that leaves nothing to run, which is no failure of one of the two parts.
 NOTHING_SELECTED = 5

@@ -117,7 +117,18 @@ class _Thread(sqlitedict.SqliteMultithread):  # type: ignore[misc]  # sqlitedict
         try:
             super().run()
         except Exception as error:  # noqa: BLE001 - the edge of the thread; Python would print it
+            _close_what_was_open(error)
             self.died_of = error
+
+
+def _close_what_was_open(error: Exception) -> None:
+    """sqlitedict keeps its connection in a variable, which only the frames of the error still hold."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        connection = traceback.tb_frame.f_locals.get("conn")
+        if isinstance(connection, sqlite3.Connection):
+            connection.close()
+        traceback = traceback.tb_next
 
 
 class _Dict(sqlitedict.SqliteDict):  # type: ignore[misc]  # sqlitedict has no types

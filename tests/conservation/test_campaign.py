@@ -14,7 +14,7 @@ import pytest
 
 from tests.conservation import campaign, plan
 
-SHORT, MEDIUM, LONG = 4, 20, 200
+SHORT, MEDIUM, LONG = 4, 12, 200
 
 # A round judges what was lost in the last 20 ms, which a process that waits for a core may exceed.
 pytestmark = pytest.mark.alone

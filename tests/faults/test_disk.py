@@ -381,7 +381,7 @@ def test_D16_no_file_handles_left(tmp_path: pathlib.Path) -> None:
     assert report["delivered"] == 200
 
 
-@pytest.mark.parametrize("events", [10_000, pytest.param(40_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("events", [10_000, pytest.param(40_000, marks=pytest.mark.proof)])
 def test_D17_drained_file_shrinks(events: int, tmp_path: pathlib.Path) -> None:
     """A backlog of 17 or 70 MB: when it is delivered the file is small again, and the log was never large."""
     path = tmp_path / "usage.db"
