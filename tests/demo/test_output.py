@@ -66,3 +66,16 @@ def test_a_table_fits_the_screen() -> None:
     assert lines[3].split() == ["wrong", "1", "5", "2", "10", "1", "5"]
     assert lines[-3].split()[:2] == ["32", "more"]
     assert lines[-1].split() == ["all", "51", "50,000,000,005", "52", "50,000,000,010", "1", "5"]
+
+
+def test_a_long_fact_goes_on_below_itself() -> None:
+    """No line beyond 80 columns, whatever the figures."""
+    text = "1,012 requests answered, 12 without an answer when a worker was killed"
+
+    lines = report.labelled([("Clients", text), ("", "short")])
+
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("Clients   1,012 requests")
+    assert lines[1].startswith(" " * 10)
+    assert lines[-1] == " " * 10 + "short"
+    assert " ".join(line[10:] for line in lines[:-1]) == text

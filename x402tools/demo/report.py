@@ -12,6 +12,7 @@ from x402tools.demo.progress import WIDTH
 _GAP = "  "
 _SHORTEST_NAME = 8  # characters of an envelope's name, where figures are long
 _MOST_ROWS = 20
+_LABEL = 10  # columns
 
 
 def table(rows: Sequence[Row], happened: str, billed: str, *, extra: Optional[List[str]] = None) -> List[str]:
@@ -82,7 +83,11 @@ def allowance(outcome: Outcome, durability: str) -> str:
 
 def labelled(pairs: Iterable[Sequence[str]]) -> List[str]:
     """Lines of a label and a text; an empty label goes on with the one before."""
-    return [f"{label:<10}{text}" for label, text in pairs]
+    lines = []
+    for label, text in pairs:
+        first, *more = textwrap.wrap(text, WIDTH - _LABEL)
+        lines += [f"{label:<{_LABEL}}{first}", *(" " * _LABEL + line for line in more)]
+    return lines
 
 
 def verdict(faults: Sequence[str], proof: str) -> List[str]:
