@@ -7,6 +7,7 @@ Python 3.8 is there and did not run: the oldest version promised is the one most
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import hashlib
 import pathlib
 import re
@@ -89,6 +90,12 @@ def prepare(run: Run, log_path: pathlib.Path) -> pathlib.Path:
     return python
 
 
+def prepare_all(runs: List[Run]) -> None:
+    """Installing mostly waits, so all at once. What fails here fails again in its run, and is reported there."""
+    with concurrent.futures.ThreadPoolExecutor(len(runs) or 1) as pool:
+        concurrent.futures.wait([pool.submit(prepare, run, FOLDER / f"{run.name}.install.log") for run in runs])
+
+
 def execute(run: Run, arguments: List[str]) -> Outcome:
     """One run from installing to its figures; never raises for a failure of the run."""
     started = time.monotonic()
@@ -150,6 +157,7 @@ def main() -> int:
         )
     print(f"To run: {', '.join(run.name for run in runs)}", flush=True)
 
+    prepare_all(runs)
     # One after the other: each keeps all cores busy by itself.
     outcomes = []
     for run in runs:
