@@ -34,6 +34,7 @@ Statement = Tuple[str, Sequence[Any]]
 Row = Tuple[Any, ...]
 
 DatabaseError = sqlite3.Error
+PlainConnection = sqlite3.Connection
 
 # A transaction waits this long for another process's lock before it says "database is locked". Seconds.
 BUSY_TIMEOUT = 1.0
@@ -69,7 +70,7 @@ def is_damage(error: BaseException) -> bool:
     return any(sign in str(error).lower() for sign in _SIGNS_OF_DAMAGE)
 
 
-def plain(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+def plain(path: str, *, read_only: bool = False) -> PlainConnection:
     """A connection without sqlitedict, for what happens before it opens the file. Close it at once.
 
     Args:
@@ -79,6 +80,11 @@ def plain(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     address = "file:" + quote(os.fsencode(path)) + ("?mode=ro" if read_only else "?mode=rw")
     # Used by whichever thread operates next, one at a time.
     return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+
+
+def in_memory() -> PlainConnection:
+    """A database of nobody else's. Close it at once."""
+    return sqlite3.connect(":memory:")
 
 
 def prepare(path: str, schema: Sequence[str]) -> None:

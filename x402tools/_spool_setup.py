@@ -11,14 +11,13 @@ anything else                damaged, or made by somebody: set aside under a nam
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
 from contextlib import contextmanager
 from typing import Iterator, NamedTuple, Optional, Set, Tuple
 
 from x402tools import _spool_file
-from x402tools._connection import META_TABLE, DatabaseError, is_damage, plain, prepare
+from x402tools._connection import META_TABLE, DatabaseError, PlainConnection, in_memory, is_damage, plain, prepare
 from x402tools._process import FileLock
 from x402tools.errors import SpoolError
 
@@ -134,7 +133,7 @@ def _fault(path: str) -> Optional[str]:
 
     Raises:
         SpoolError: it belongs to another program or a later version.
-        sqlite3.Error: it cannot be read.
+        DatabaseError: it cannot be read.
     """
     connection = plain(path, read_only=True)
     try:
@@ -155,7 +154,7 @@ def _fault(path: str) -> Optional[str]:
     return None if objects >= _expected() else "tables are missing"
 
 
-def _objects(connection: sqlite3.Connection) -> Set[Tuple[str, str, str]]:
+def _objects(connection: PlainConnection) -> Set[Tuple[str, str, str]]:
     rows = connection.execute(_OBJECTS).fetchall()
     return {(kind, _text(name), _text(sql)) for kind, name, sql in rows if not _is_statistics(kind, _text(name))}
 
@@ -170,7 +169,7 @@ def _text(raw: Optional[bytes]) -> str:
 
 
 def _expected() -> Set[Tuple[str, str, str]]:
-    connection = sqlite3.connect(":memory:")
+    connection = in_memory()
     try:
         connection.execute(META_TABLE)
         for statement in _TABLES:

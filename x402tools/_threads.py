@@ -16,7 +16,6 @@ _REST_AFTER_FAILURE = 0.5
 
 _TRY_TO_START_EVERY = 1.0  # seconds; what could not be started is tried again by whoever passes by
 
-
 _LAST_STEPS = 1.0  # seconds for what Python itself does at the end of a thread; it takes microseconds
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from typing import Any, Iterator
+from typing import Any, Iterator, Tuple
 
 import pytest
 
 from tests.client.conftest import clean_environment, serve
 from tests.faults.reporting import Books, MakeReporter, Reporter
+from x402tools.testing import Emulator
 
 __all__ = ["books", "clean_environment", "reporter", "serve"]
+
+
+@pytest.fixture
+def spool(tmp_spool: pathlib.Path, emulator: Emulator) -> Tuple[str, str, str]:
+    """The arguments of every program of `process_child`: path, base URL, envelope."""
+    return str(tmp_spool), emulator.base_url, emulator.create_envelope()
 
 
 @pytest.fixture

@@ -180,3 +180,8 @@ def until(condition: Any, what: str, seconds: float = SECONDS) -> float:
         assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
         tick.wait(0.02)
     return time.monotonic() - began
+
+
+def ids(lines: List[str]) -> List[str]:
+    """What a program said it had recorded."""
+    return [line.split()[1] for line in lines if line.startswith("id ")]

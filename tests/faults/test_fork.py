@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any, Iterator, List, Set, Tuple
+from typing import Any, List, Set, Tuple
 
 import pytest
 
-from tests.faults.process_child import Child, booked, check_conservation, deliver_rest, run, until
+from tests.faults.process_child import Child, booked, check_conservation, deliver_rest, ids, run, until
 from x402tools import SpoolError, UsageBuffer, X402Client
 from x402tools.testing import Emulator
 
@@ -16,29 +16,6 @@ NOT_TESTED = {
     "F10, uWSGI": "no uWSGI here; what it comes to is: no thread can be started any more, and stopped between calls",
     "F11": "there is one format so far; that a later one is refused is tested with the spool",
 }
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Emulator]:
-    with Emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(service: Emulator) -> Emulator:
-    service.reset()
-    return service
-
-
-@pytest.fixture
-def spool(tmp_path: Any, emulator: Emulator) -> Tuple[str, str, str]:
-    """The arguments of every program: path, base URL, envelope."""
-    return str(tmp_path / "usage.db"), emulator.base_url, emulator.create_envelope()
-
-
-def ids(lines: List[str]) -> List[str]:
-    """What the program said it had recorded."""
-    return [line.split()[1] for line in lines if line.startswith("id ")]
 
 
 FORK = """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Tuple
 
 import pytest
 
-from tests.faults.process_child import ROOT, check_conservation, deliver_rest, run, silent_server
+from tests.faults.process_child import ROOT, check_conservation, deliver_rest, ids, run, silent_server
 from x402tools.testing import Emulator
 
 NOT_TESTED = {
@@ -16,30 +16,6 @@ NOT_TESTED = {
 }
 
 DURABILITIES = ("interval", "commit", "fsync")
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Emulator]:
-    with Emulator() as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def emulator(service: Emulator) -> Emulator:
-    service.reset()
-    service.clear_faults()
-    return service
-
-
-@pytest.fixture
-def spool(tmp_path: Any, emulator: Emulator) -> Tuple[str, str, str]:
-    """The arguments of every program: path, base URL, envelope."""
-    return str(tmp_path / "usage.db"), emulator.base_url, emulator.create_envelope()
-
-
-def ids(lines: List[str]) -> List[str]:
-    """What the program said it had recorded."""
-    return [line.split()[1] for line in lines if line.startswith("id ")]
 
 
 ALL_AT_ONCE = """
