@@ -86,15 +86,15 @@ GUARDS = [
     Guard(
         "a batch is stored once",
         "_spool_rows.py",
-        " WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = ? AND value >= ?)",
-        " WHERE ? IS NOT ?",
+        "WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = NEW.recorder AND value >= NEW.number)",
+        "",
         "tests/buffer/test_spool.py tests/buffer/test_stores.py",
     ),
     Guard(
         "counted only if it was added",
         "_spool_rows.py",
-        '_COUNT + " AND changes() = 1"',
-        "_COUNT",
+        "WHERE name = 'recorded' AND changes() = 1",
+        "WHERE name = 'recorded'",
         "tests/buffer/test_spool.py tests/buffer/test_stores.py",
     ),
     Guard(

@@ -155,13 +155,7 @@ class Transaction:
 
         SQLite waits in steps that grow to 100 ms, and so comes too late beside a process that commits back to back.
         """
-        while True:
-            try:
-                self._exchange([(f"BEGIN {kind}", ())])
-                return
-            except SpoolError as error:
-                if "locked" not in str(error) or time.monotonic() >= give_up:
-                    raise
+        _until_unlocked(lambda: self._exchange([(f"BEGIN {kind}", ())]), give_up)
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Adds a statement; its failure shows at the next `rows` or at the end."""
@@ -178,9 +172,22 @@ class Transaction:
         self._exchange([("COMMIT", ())])
 
 
+def _until_unlocked(attempt: Callable[[], object], give_up: float) -> None:
+    """Tries again while another process keeps the file locked; raises what it said when the time is over."""
+    while True:
+        try:
+            attempt()
+            return
+        except SpoolError as error:
+            if "locked" not in str(error) or time.monotonic() >= give_up:
+                raise
+
+
 @contextmanager
-def transaction_here(path: str) -> Iterator[Transaction]:
+def transaction_here(path: str, temporary: Sequence[str] = ()) -> Iterator[Transaction]:
     """A transaction that writes and syncs, all in the calling thread: at the end of the interpreter no other runs.
+
+    `temporary`: as for `Connection`.
 
     Raises:
         SpoolError: nothing was changed; see `Connection.transaction`.
@@ -194,7 +201,7 @@ def transaction_here(path: str) -> Iterator[Transaction]:
         return rows
 
     try:
-        exchange([("PRAGMA synchronous=FULL", ())])
+        exchange([("PRAGMA synchronous=FULL", ()), *((sql, ()) for sql in temporary)])
         transaction = Transaction(exchange, "IMMEDIATE", time.monotonic() + BUSY_TIMEOUT)
         yield transaction
         transaction.commit()
@@ -210,11 +217,13 @@ class Connection:
     Args:
         path: the file; `prepare` has run on it.
         sync: "FULL" syncs at every commit; "NORMAL" leaves that to `sync()` and to checkpoints.
+        temporary: statements that make what only this connection knows: views and triggers that are not in the file.
     """
 
-    def __init__(self, path: str, sync: str) -> None:
+    def __init__(self, path: str, sync: str, temporary: Sequence[str] = ()) -> None:
         self._path = path
         self._sync = sync
+        self._temporary = temporary
         self._lock = FairLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[_Dict] = None
         self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
@@ -234,6 +243,20 @@ class Connection:
         """
         with self._lock:
             return self._exchange([(sql, parameters)])
+
+    def run_alone(self, sql: str, parameters: Sequence[Any]) -> None:
+        """A transaction of one statement that writes, in one exchange. It may not begin with INSERT, UPDATE, DELETE or
+        REPLACE, before which sqlite3 would begin a transaction.
+
+        Raises:
+            SpoolError: as for `transaction`.
+        """
+        with self._lock:
+            try:
+                _until_unlocked(lambda: self._exchange([(sql, parameters)]), self._busy_until())
+            except BaseException:
+                self._roll_back()  # an I/O error may have left it open
+                raise
 
     def is_in_use_here(self) -> bool:
         """Whether the calling thread is in the middle of using this, or is the connection thread: what comes in between
@@ -411,6 +434,7 @@ class Connection:
                 ("PRAGMA cell_size_check=ON", ()),
                 ("PRAGMA secure_delete=FAST", ()),  # what was delivered does not linger in free space
                 (f"PRAGMA journal_size_limit={8 * 1024 * 1024}", ()),
+                *((sql, ()) for sql in self._temporary),
             ]
         )
         level = self._exchange([("PRAGMA synchronous", ())])

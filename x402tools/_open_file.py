@@ -19,6 +19,7 @@ from x402tools import _spool_file
 from x402tools._carry import Reader, carry_over
 from x402tools._connection import Connection, DamagedError, plain
 from x402tools._fair_lock import FairLock
+from x402tools._spool_rows import ARRIVING
 from x402tools._spool_setup import Aside, alone, make_ready
 from x402tools.errors import SpoolError
 
@@ -61,7 +62,7 @@ class OpenFile:
         with alone(path):
             aside = make_ready(path, make_folder=make_folder)
             self._identity = _spool_file.identity(path)
-            self._connection = Connection(path, sync)
+            self._connection = Connection(path, sync, ARRIVING)
         if aside is not None:
             self._leave(aside)
         try:
@@ -156,7 +157,7 @@ class OpenFile:
 
     def _switch(self) -> None:
         self._identity = _spool_file.identity(self.path)
-        self._connection = Connection(self.path, self._sync)
+        self._connection = Connection(self.path, self._sync, ARRIVING)
         self._connection.give_up_at = self._give_up_at
         self._log = 0, None
 

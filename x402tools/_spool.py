@@ -20,14 +20,14 @@ import os
 import secrets
 import time
 import uuid
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from x402tools import _batch, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
 from x402tools._connection import Connection, DamagedError, Row, Transaction, transaction_here
 from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
-from x402tools._spool_rows import BURY, Progress, add_batch, count, count_if_added, dead_row
+from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving, count, dead_row
 from x402tools._spool_setup import FORMAT
 from x402tools._store import Acknowledgement, Burial, Counts, DeadLetter, Place, SealedBatch, Tally
 from x402tools.errors import SpoolError
@@ -121,10 +121,12 @@ class Spool:
         with self._file.use() as connection:
             if deposit.batches:
                 self._check_room(connection)
+            if len(deposit.batches) == 1 and deposit == Deposit(deposit.number, deposit.batches):
+                connection.run_alone(ARRIVE_ALONE, arriving(deposit.batches[0], self._name, deposit.number))
+                return
             with connection.transaction() as transaction:
                 for batch in deposit.batches:
-                    add_batch(transaction, batch)
-                    count_if_added(transaction, batch.events, batch.units)
+                    transaction.run(ARRIVE, arriving(batch))
                 for burial in deposit.buried:
                     place = f"{self._name} {burial.place.sequence}/{burial.place.position}"
                     transaction.run(BURY, dead_row(burial, place))
@@ -132,9 +134,7 @@ class Spool:
                 for name, tally in (("delivered", deposit.delivered), ("dropped", deposit.dropped)):
                     count(transaction, name, tally)
                     count(transaction, "recorded", tally)
-                for recorder, number in self._last_numbers(deposit).items():
-                    transaction.run(_spool_rows.REMEMBER, (_spool_rows.stored_key(recorder), number))
-                transaction.run(_spool_rows.FORGET_RECORDERS)
+                transaction.run(_spool_rows.REMEMBER, (_spool_rows.stored_key(self._name), deposit.number))
 
     def has_deposit(self, number: int) -> bool:
         """Whether the last deposit that was stored is the one of this number."""
@@ -148,9 +148,8 @@ class Spool:
         `max_bytes`."""
         if not self._file.is_at_the_path():
             raise SpoolError(f"{self.path}: was deleted or replaced while it is in use")
-        with transaction_here(self.path) as transaction:
-            add_batch(transaction, batch)
-            count_if_added(transaction, batch.events, batch.units)
+        with transaction_here(self.path, _spool_rows.ARRIVING) as transaction:
+            transaction.run(ARRIVE, arriving(batch))
 
     def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
         if not self.has_claim:
@@ -193,7 +192,9 @@ class Spool:
                 posts = {number: post for number, post in found if post is not None}  # the others are damaged and stay
                 if not posts:
                     continue
-                add_batch(transaction, _batch.encode_posts(f"requeue-{uuid.uuid4().hex}/0", list(posts.values())))
+                _spool_rows.add_again(
+                    transaction, _batch.encode_posts(f"requeue-{uuid.uuid4().hex}/0", list(posts.values()))
+                )
                 transaction.run(f"DELETE FROM dead WHERE id IN ({','.join('?' * len(posts))})", list(posts))
                 total += len(posts)
         return total
@@ -339,16 +340,10 @@ class Spool:
             self._progress = handed_out
             raise
 
-    def _last_numbers(self, deposit: Deposit) -> Dict[str, int]:
-        """The numbers by which it will be known that this was stored; those of one recorder ascend."""
-        return {self._name: deposit.number, **dict(_spool_rows.numbered(batch.id) for batch in deposit.batches)}
-
     def _check_room(self, connection: Connection) -> None:
         """Looks at the size now and then only: it costs as much as half a commit."""
         if time.monotonic() >= self._next_size_check:
-            with connection.transaction("DEFERRED") as transaction:
-                size = _size(transaction)
-            if size >= self._max_bytes:
+            if _size(connection) >= self._max_bytes:
                 raise SpoolError(f"{self.path}: has reached max_disk_bytes; events wait in memory until there is room")
             self._next_size_check = time.monotonic() + _SIZE_CHECK_EVERY
 
@@ -439,9 +434,9 @@ class Spool:
             _spool_rows.forget_batch(transaction, sequence)
 
 
-def _size(transaction: Transaction) -> int:
+def _size(source: Union[Connection, Transaction]) -> int:
     sql = (
         "SELECT (page_count - freelist_count) * page_size"
         " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
     )
-    return int(transaction.rows(sql)[0][0])
+    return int(source.rows(sql)[0][0])

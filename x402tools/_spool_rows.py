@@ -15,16 +15,38 @@ from x402tools._store import Burial, DeadLetter, Tally
 _HALF = 26
 _BASE = 2**53
 
+# How a batch arrives, as one statement that SQLite makes a transaction of its own: beside a CPU-bound thread each
+# statement has to win back the interpreter lock three times, for up to 5 ms each, and an event waits for all of them.
+# A view and a trigger of the connection, not of the file.
+#
 # Each recorder numbers its batches; one with a number that was stored before is the same one again, even if it has
-# been delivered and is gone since.
-_ADD_BATCH = (
-    "INSERT OR IGNORE INTO sealed (batch, sealed_at, events, units, value) SELECT ?, ?, ?, ?, ?"
-    " WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = ? AND value >= ?)"
+# been delivered and is gone since. What every recorder stored last is known of those that stored something within the
+# last 100,000 steps: a process that repeats a batch does so within seconds. The plus sign keeps SQLite from looking
+# through all of them for the few old ones.
+ARRIVING = (
+    (
+        "CREATE TEMP VIEW arriving (batch, sealed_at, events, units, value, recorder, number, deposits, deposit)"
+        " AS SELECT 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    ),
+    f"""CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arriving BEGIN
+        INSERT OR IGNORE INTO sealed (batch, sealed_at, events, units, value)
+            SELECT NEW.batch, NEW.sealed_at, NEW.events, NEW.units, NEW.value
+            WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = NEW.recorder AND value >= NEW.number);
+        UPDATE ledger SET events = events + NEW.events, high = high + (low + NEW.units) / {_BASE},
+            low = (low + NEW.units) % {_BASE}
+            WHERE name = 'recorded' AND changes() = 1;
+        REPLACE INTO meta VALUES (NEW.recorder, NEW.number);
+        REPLACE INTO meta SELECT NEW.deposits, NEW.deposit WHERE NEW.deposits IS NOT NULL;
+        DELETE FROM meta WHERE +key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 100000;
+    END""",
 )
-# What every recorder stored last, of those that stored something within the last 100,000 steps: a process that repeats
-# a batch does so within seconds. The plus sign keeps SQLite from looking through all of them for the few old ones.
+ARRIVE = "INSERT INTO arriving VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# Alone, and behind a WITH: sqlite3 would begin a transaction before a statement that begins with INSERT.
+ARRIVE_ALONE = "WITH one AS (SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?) INSERT INTO arriving SELECT * FROM one"
+
+# A batch that is counted already: of dead letters that are pending again.
+_ADD_AGAIN = "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
 REMEMBER = "REPLACE INTO meta VALUES (?, ?)"
-FORGET_RECORDERS = "DELETE FROM meta WHERE +key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 100000"
 BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(sum(units & {2**_HALF - 1}), 0)"
 LEDGER = "SELECT CAST(name AS BLOB), events, high, low FROM ledger LIMIT 10"
@@ -42,7 +64,6 @@ _COUNT = (
     f"UPDATE ledger SET events = events + ?, high = high + (low + ?) / {_BASE}, low = (low + ?) % {_BASE}"
     " WHERE name = ?"
 )
-_COUNT_IF_ADDED = _COUNT + " AND changes() = 1"  # the batch before may have been stored already
 
 
 class Progress(NamedTuple):
@@ -69,11 +90,24 @@ def stored_key(recorder: str) -> str:
     return f"stored {recorder}"
 
 
-def add_batch(transaction: Transaction, batch: EncodedBatch) -> None:
-    """Inserts a batch, unless it is or was there; ask `count_if_added` next."""
+def arriving(batch: EncodedBatch, deposits: Optional[str] = None, deposit: int = 0) -> Tuple[Any, ...]:
+    """The parameters of ARRIVE.
+
+    Args:
+        deposits, deposit: who makes the deposit, as a recorder, and its number.
+    """
     recorder, number = numbered(batch.id)
-    row = (batch.id, time.time(), batch.events, batch.units, batch.value)
-    transaction.run(_ADD_BATCH, (*row, stored_key(recorder), number))
+    row = (*_sealed_row(batch), stored_key(recorder), number)
+    return (*row, None if deposits is None else stored_key(deposits), deposit)
+
+
+def add_again(transaction: Transaction, batch: EncodedBatch) -> None:
+    """Inserts a batch whose events are counted as recorded already."""
+    transaction.run(_ADD_AGAIN, _sealed_row(batch))
+
+
+def _sealed_row(batch: EncodedBatch) -> Tuple[Any, ...]:
+    return batch.id, time.time(), batch.events, batch.units, batch.value
 
 
 def count(transaction: Transaction, name: str, tally: Tally) -> None:
@@ -84,11 +118,6 @@ def count(transaction: Transaction, name: str, tally: Tally) -> None:
     transaction.run(_COUNT, (tally.events, low, low, name))
     if tally.units >= _BASE:
         transaction.run("UPDATE ledger SET high = high + ? WHERE name = ?", (tally.units // _BASE, name))
-
-
-def count_if_added(transaction: Transaction, events: int, units: int) -> None:
-    """Counts as recorded what the statement before has inserted, if it has."""
-    transaction.run(_COUNT_IF_ADDED, (events, units, units, "recorded"))
 
 
 def tally(row: Row) -> Tally:
