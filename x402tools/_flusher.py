@@ -22,6 +22,7 @@ from collections import deque
 from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
 
 from x402tools._batch import Post
+from x402tools._bell import Flag
 from x402tools._gate import Gate
 from x402tools._retry import Backoff
 from x402tools._store import Acknowledgement, Burial, Place, Store
@@ -55,6 +56,10 @@ _SHORTEST_INTERVAL = 0.01  # seconds; an idle flusher looks at the store that of
 _STANDBY = 0.5  # seconds between attempts to become the one that delivers
 _STORE_TROUBLE = 0.5  # seconds to wait after the store failed
 _IDLE = 60.0  # seconds; a wake-up comes through the inbox
+
+# `stop` waits so many seconds beyond its deadline for what was answered by then to be written down: it would be sent
+# again otherwise. A commit takes milliseconds.
+_LAST_SETTLEMENT = 0.15
 
 
 class Delivery:
@@ -137,6 +142,7 @@ class Flusher:
         self._stored_since_load = 0
         self._store_in_trouble = False
         self._stop_by: Optional[float] = None  # None: not stopping
+        self._settled_at_stop = Flag()  # what was answered by the deadline of stop() is written down
         self._looked_since_stop = False
         self._end_lock = threading.RLock()  # guards the two below: who comes last closes the store
         self._ended = False
@@ -166,14 +172,17 @@ class Flusher:
     def stop(self, deadline: float) -> bool:
         """Delivers what is stored until `deadline` (of the clock), then ends; True when the thread has ended.
 
-        POSTs under way at the deadline are not waited for; the thread stays to settle them as long as the process
-        lives. Called twice, it waits again, and the earlier deadline holds.
+        POSTs under way at the deadline are not waited for, only for those answered by then to be written down; the
+        thread stays to settle the others as long as the process lives. Called twice, it waits again, and the earlier
+        deadline holds.
         """
         self._stop_by = deadline if self._stop_by is None else min(deadline, self._stop_by)
         self.hurry()
         if not self.thread.was_started:
             return True
         self.thread.join(deadline - self._clock())
+        if self.thread.is_alive():
+            self._settled_at_stop.wait(_LAST_SETTLEMENT)
         with self._end_lock:
             self._abandoned = not self._ended
             return self._ended
@@ -204,9 +213,12 @@ class Flusher:
 
     def _run(self) -> None:
         while True:
+            stopping = self._is_stopping_now()
             pause = self._safe_step()
             if self._is_finished():
                 break
+            if stopping and self._settle_by is None:
+                self._settled_at_stop.set()
             self._senders.wait(pause)
         self._senders.stop()
         self._store.release()
@@ -286,7 +298,8 @@ class Flusher:
         if self._settle_by is None:
             return
         count = len(self._acknowledged) + len(self._buried)
-        if count < SETTLE_AT and self._clock() < self._settle_by and self._senders.busy:
+        is_due = count >= SETTLE_AT or self._clock() >= self._settle_by or self._is_stopping_now()
+        if not is_due and self._senders.busy:
             return
         self._store.settle(self._acknowledged, self._buried)
         acknowledged, buried = self._acknowledged, self._buried

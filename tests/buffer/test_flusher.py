@@ -476,6 +476,27 @@ def test_stop_keeps_its_deadline(make_bench: MakeBench) -> None:
     assert bench.writer.counts().pending == Tally(6, 6)
 
 
+def test_what_was_answered_by_the_deadline_of_stop_is_settled(make_bench: MakeBench) -> None:
+    """Beside a POST that is never answered: the others are not sent again by the next process."""
+    release, answer = threading.Event(), threading.Event()
+    script = {"rec-1-0": [lambda: release.wait(30) and None], "rec-1-1": [lambda: answer.wait(30) and None]}
+
+    def slow_clock() -> float:
+        return time.monotonic() / 50  # so that what is not hurried takes two seconds to be settled
+
+    bench = started(make_bench(script, clock=slow_clock))
+    bench.record(1, 2)
+    bench.flusher.hurry()
+    wait_until(lambda: len(bench.deliver.keys()) == 2, "both are under way")
+    answer.set()
+    wait_until(lambda: bench.flusher.in_flight == 1, "one is answered")
+
+    bench.flusher.stop(slow_clock())
+
+    assert bench.writer.counts().delivered == Tally(1, 2)
+    release.set()
+
+
 def test_stop_does_not_wait_for_a_pause(make_bench: MakeBench) -> None:
     """When the service asked for five minutes, a second is enough to end."""
     bench = started(make_bench(default=please_wait(300), clock=time.monotonic))
