@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
 from tests.conservation import logs
-from tests.conservation.judge import RULES, Evidence, judge
+from tests.conservation.campaign import Outcome, too_late
+from tests.conservation.judge import RULES, Evidence, Verdict, judge
 
 MS = 1_000_000
 KILLED_AT = 1000 * MS
@@ -104,7 +106,7 @@ def a_thread_failed(made: Evidence) -> None:
 
 
 def an_event_was_lost(made: Evidence) -> None:
-    record(made, "a/4", at=900)
+    record(made, "a/4", at=450)
 
 
 def an_event_was_lost_by_a_process_that_closed(made: Evidence) -> None:
@@ -309,15 +311,49 @@ def test_a_kill_may_lose_nothing_of_what_was_committed(durability: str) -> None:
     assert "nothing is lost" in judge(made).broken
 
 
-@pytest.mark.parametrize(("stall", "broken"), [(2, True), (40, False)])
-def test_what_the_machine_took_is_allowed_for(stall: int, broken: bool) -> None:
-    """A loss 50 ms before the kill is forgiven when the machine itself stood still for 40 of them."""
+@pytest.mark.parametrize(("stall", "late"), [(2, True), (40, False)])
+def test_what_the_machine_took_is_allowed_for(stall: int, late: bool) -> None:
+    """A loss 50 ms before the kill is not even late when the machine itself stood still for 40 of them."""
     made = evidence()
     record(made, "a/4", at=950)
 
     lines(made, "round", what="stall", process="a")[0]["nanoseconds"] = stall * MS
 
-    assert ("nothing is lost" in judge(made).broken) is broken
+    assert judge(made), judge(made).sentences()
+    assert bool(judge(made).late) is late
+
+
+def test_what_is_lost_long_before_a_kill_is_lost() -> None:
+    """However busy the machine: more than half a second is no delay any more."""
+    made = evidence()
+
+    record(made, "a/5", at=450)
+
+    assert "nothing is lost" in judge(made).broken
+
+
+def test_a_repeat_of_what_was_just_answered_is_late() -> None:
+    """Answered 100 ms before the end and sent again: the next process might have known."""
+    made = evidence()
+    assert not judge(made).late
+
+    for line in lines(made, "server", attempt="0.2"):
+        line["at"] -= 90 * MS
+
+    assert judge(made), judge(made).sentences()
+    assert judge(made).late
+
+
+@pytest.mark.parametrize(
+    ("rounds", "late", "strict", "bad"), [(4, 1, False, False), (60, 13, False, True), (4, 1, True, True)]
+)
+def test_so_many_late_rounds_are_explained_by_a_busy_machine(rounds: int, late: int, strict: bool, bad: bool) -> None:
+    """One in five, and none where it is said that the machine has nothing else to do."""
+    verdicts = [Verdict({}, {}, ["late"] if number < late else []) for number in range(rounds)]
+
+    outcomes = [Outcome(at, 1.0, "", verdict, [], pathlib.Path()) for at, verdict in enumerate(verdicts)]
+
+    assert too_late(outcomes, strict) is bad
 
 
 @pytest.mark.parametrize(("gone_after", "broken"), [(None, True), (10, False), (500, True)])
