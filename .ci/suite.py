@@ -13,7 +13,7 @@ import sys
 from typing import List, Optional
 
 # Most tests wait for a process or a socket, so more of them than there are cores keep the cores busy.
-WORKERS = 2 * (os.cpu_count() or 1)
+WORKERS = 3 * (os.cpu_count() or 1)
 
 # pytest's own status for a selection that leaves nothing to run, which is no failure of one of the two parts.
 NOTHING_SELECTED = 5
