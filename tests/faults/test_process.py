@@ -233,6 +233,7 @@ def test_P08_ends_without_a_word(end: str, spool: Tuple[str, str, str], emulator
     check_conservation(emulator, set(ids(finished.lines)))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_P09_exit_while_the_service_hangs(durability: str, tmp_path: Any, emulator: Emulator) -> None:
     """A service that never answers delays the end by exit_timeout and no more; everything is on disk."""

@@ -210,6 +210,7 @@ client.close(5)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("patched", ["before the import", "after the import"])
 def test_T05_gevent(patched: str, spool: Tuple[str, str, str], emulator: Emulator) -> None:
     """Patched before or after our import: everything is delivered, and the other greenlets go on meanwhile."""
