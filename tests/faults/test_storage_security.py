@@ -78,7 +78,7 @@ def test_a_file_that_others_may_write_is_refused(mode: int, tmp_path: pathlib.Pa
         UsageBuffer(path)
 
 
-@pytest.mark.parametrize("log", ["-wal", "-shm"])
+@pytest.mark.parametrize("log", ["-wal", "-shm", "-journal"])
 def test_a_planted_link_for_a_log_is_refused(log: str, tmp_path: pathlib.Path) -> None:
     """SQLite would write into the file it points to."""
     victim = tmp_path / "victim"
@@ -235,7 +235,7 @@ def test_D11_a_file_with_other_tables_is_set_aside(planted: str, tmp_path: pathl
         ("PRAGMA application_id=2016686130", "PRAGMA user_version=2"),  # ours, of a later format
     ],
 )
-def test_another_program_s_or_a_later_file_is_left_untouched(
+def test_F11_another_program_s_or_a_later_file_is_left_untouched(
     statements: tuple[str, ...], tmp_path: pathlib.Path
 ) -> None:
     """Refused by name, and not one byte of it changes."""
