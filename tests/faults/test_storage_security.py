@@ -129,6 +129,24 @@ def test_delivered_metadata_does_not_linger(tmp_path: pathlib.Path) -> None:
     assert b"marker-of-a-person" not in path.read_bytes()
 
 
+def test_delivered_batches_of_many_pages_do_not_linger(tmp_path: pathlib.Path) -> None:
+    """Nor does what filled pages of its own, in the file or in its log."""
+    path = tmp_path / "usage.db"
+    with spool(path, deliver=False) as writer:
+        writer.record(200, size=600)
+        eventually(lambda: writer.stats().in_memory == 0, "stored")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            values = [row[0] for row in connection.execute("SELECT value FROM sealed")]
+    pieces = [value[at : at + 48] for value in values for at in range(50, len(value) - 60, 512)]
+    assert sum(piece in path.read_bytes() for piece in pieces) > 50
+
+    with spool(path) as opened:
+        opened.settle()
+
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(piece in content for piece in pieces)
+
+
 def test_D11_a_planted_pickle_runs_no_code(tmp_path: pathlib.Path) -> None:
     """In every table: nothing is ever unpickled, and what is ours is delivered."""
     path, trap = tmp_path / "usage.db", tmp_path / "trap"
