@@ -6,7 +6,7 @@ MATRIX_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help test proof demo bench lint format matrix build clean
+.PHONY: help test proof demo bench lint format matrix audit build clean
 
 help: ## Print the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ format: $(VENV)/.installed-lint ## Put the code into the one format, and fix wha
 
 matrix: $(VENV)/.installed-test ## Run the tests on every CPython here from 3.8 on, and with the oldest dependencies
 	$(VENV)/bin/python .ci/matrix.py $(MATRIX_ARGS)
+
+audit: $(VENV)/.installed-test $(VENV)/.installed-lint ## Look up what is known of the requirements' vulnerabilities
+	$(VENV)/bin/python .ci/audit.py
 
 build: $(VENV)/.installed-lint ## Build the sdist, and the wheel from the sdist, into dist/
 	rm -rf dist

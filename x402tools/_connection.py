@@ -432,7 +432,8 @@ class Connection:
                 (f"PRAGMA synchronous={self._sync}", ()),
                 ("PRAGMA trusted_schema=OFF", ()),
                 ("PRAGMA cell_size_check=ON", ()),
-                ("PRAGMA secure_delete=FAST", ()),  # what was delivered does not linger in free space
+                # What was delivered does not linger in free space. FAST would leave what filled a page of its own.
+                ("PRAGMA secure_delete=ON", ()),
                 (f"PRAGMA journal_size_limit={8 * 1024 * 1024}", ()),
                 *((sql, ()) for sql in self._temporary),
             ]

@@ -10,7 +10,7 @@ from typing import List, Tuple
 
 from x402tools.errors import SpoolError
 
-LOGS = ("-wal", "-shm")  # what SQLite keeps beside the file while it is open
+LOGS = ("-wal", "-shm", "-journal")  # what SQLite keeps beside the file while it is open; the last, to make it
 _SET_ASIDE = ".corrupt-"
 
 # Usage may name people (metadata), so nobody but the owner reads the file.

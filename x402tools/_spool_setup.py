@@ -135,7 +135,9 @@ def _fault(path: str) -> Optional[str]:
         SpoolError: it belongs to another program or a later version.
         DatabaseError: it cannot be read.
     """
-    connection = plain(path, read_only=True)
+    # There is a journal only where the file was being made, or put into WAL mode, when the process was killed. Until it
+    # is taken back, which takes a writer, nothing can be read.
+    connection = plain(path, read_only=not os.path.exists(path + "-journal"))
     try:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]

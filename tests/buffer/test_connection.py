@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import sqlite3
 import threading
 from typing import Iterator, List
 
@@ -80,6 +82,21 @@ def test_a_transaction_happens_as_a_whole_or_not_at_all(connection: Connection) 
     with connection.transaction() as transaction:
         transaction.run(ADD, ("good",))
     assert (after_an_error, after_an_exception, names(connection)) == ([], [], ["good"])
+
+
+def test_another_program_s_lock_is_waited_for(path: pathlib.Path, connection: Connection) -> None:
+    """A quarter of a second of it is waited out, and the transaction happens."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    with contextlib.closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.25, other.execute, ("ROLLBACK",))
+        release.start()
+
+        with connection.transaction() as transaction:
+            transaction.run(ADD, ("late",))
+        release.join(10)
+
+    assert names(connection) == ["late"]
 
 
 def test_a_failing_commit_is_reported(path: pathlib.Path, connection: Connection) -> None:

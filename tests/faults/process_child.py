@@ -48,11 +48,14 @@ class Finished(NamedTuple):
 
 
 class Child:
-    """A running program; use it in a `with`, which kills it if it still runs."""
+    """A running program; use it in a `with`, which kills it if it still runs. `patience`: more seconds than usual."""
 
-    def __init__(self, program: str, *arguments: object, env: Optional[Dict[str, str]] = None) -> None:
+    def __init__(
+        self, program: str, *arguments: object, env: Optional[Dict[str, str]] = None, patience: float = 0.0
+    ) -> None:
+        self._seconds = SECONDS + patience
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", PREAMBLE % SECONDS + program]
+            [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", PREAMBLE % self._seconds + program]
             + [str(argument) for argument in arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -112,7 +115,7 @@ class Child:
     def finish(self) -> Finished:
         """Waits for its end."""
         try:
-            self.process.wait(SECONDS + 5)
+            self.process.wait(self._seconds + 5)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it hangs; it printed {self.lines[-5:]}") from None
         ended = time.monotonic()

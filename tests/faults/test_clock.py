@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pathlib
 
+from tests.client.conftest import Serve
 from tests.faults.process_child import check_conservation, run
+from tests.faults.reporting import Books, MakeReporter
 from x402tools.testing import Emulator, Fault
-
-NOT_TESTED = {
-    "C2": "the time of an event is not sent: the contract has no field for it, so no service can find it too old",
-}
 
 JUMPS = """
 import datetime
@@ -49,6 +47,27 @@ def test_C01_the_wall_clock_jumps(tmp_spool: pathlib.Path, emulator: Emulator) -
     check_conservation(emulator, ids, unsure=len(names))
 
 
-def test_the_rows_that_are_not_tested_say_why() -> None:
-    """Each with a reason in words."""
-    assert all(len(reason.split()) > 5 for reason in NOT_TESTED.values())
+LONG_AGO = """
+real = time.time
+time.time = lambda: real() - 35 * 86400
+client = make(deliver=False)
+for _ in range(5): say("id", client.record_usage(envelope, 1, {"who": "somebody"}).id)
+client.close()
+"""
+
+
+def test_C02_usage_that_waited_for_35_days(
+    serve: Serve, reporter: MakeReporter, books: Books, tmp_spool: pathlib.Path
+) -> None:
+    """Delivered under its old keys. The contract has no field for the time of an event: none is sent to be too old."""
+    server = serve(always=books.behaviour())
+    recorded = run(LONG_AGO, tmp_spool, server.url, "env_1")
+
+    reports = reporter(server)
+    reports.ids += [line.split()[1] for line in recorded.lines]
+    age = reports.stats().oldest_pending_age
+    reports.client.flush(20)
+
+    assert sorted(books.booked) == sorted(reports.ids)
+    assert age is None or age > 34 * 86400  # None: delivered before it was asked for
+    assert {tuple(request.json) for request in server.requests} == {("envelopeId", "amount", "metadata")}

@@ -1,8 +1,6 @@
 """Disk faults D1 to D7 and D14 to D18 of the catalogue, in its order; the ids are in the names of the tests.
 
-D8 to D12 are in `test_disk_damage`, D11 is in `test_storage_security`; the catalogue has no D13, which stands here for
-a file that is deleted or replaced while it is open.
-What cannot be tried on one Linux machine is in NOT_TRIED and printed as a skipped test.
+D8 to D13 are in `test_disk_damage`, D11 is in `test_storage_security`.
 """
 
 from __future__ import annotations
@@ -26,18 +24,6 @@ from x402tools import UsageBuffer
 from x402tools.errors import SpoolError
 
 pytestmark = pytest.mark.alone  # within a second and the like, which a busy machine does not keep to
-
-NOT_TRIED = {
-    "D18-network-file-system": "needs a file server; a file system that cannot keep a write-ahead log is refused",
-    "D12-shm-truncated-while-open": "SQLite maps it into memory: the kernel ends the process with SIGBUS (see D12)",
-}
-
-
-@pytest.mark.parametrize("row", sorted(NOT_TRIED))
-def test_not_tried(row: str) -> None:
-    """Rows of the catalogue that this machine cannot show, each with its reason."""
-    pytest.skip(f"{row}: {NOT_TRIED[row]}")
-
 
 # -- D1 to D4: writing fails -------------------------------------------------------------------------------------------
 
@@ -202,6 +188,24 @@ def test_D05_power_cut(half_kept: bool, tmp_path: pathlib.Path) -> None:
 
     assert seen == 250
     assert most > 100
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("durability", ["interval", "commit"])
+def test_D05_power_cut_without_a_sync_for_each(durability: str, tmp_path: pathlib.Path) -> None:
+    """What was not synced is lost, the last first and without a hole; the file is readable and nothing is torn."""
+    steps = recorded(tmp_path / "recorded", durability, 400)
+
+    most = 0
+    for cut in cuts(steps, 20, False, tmp_path / "cut"):
+        with spool(cut.folder / "usage.db") as opened:
+            assert opened.settle().set_aside == ()
+        kept = sorted(int(key.rpartition("-")[2]) for key in opened.service.booked)
+        assert kept == list(range(len(kept)))
+        most = max(most, cut.returned - len(kept))
+
+    print(f"{durability}: at most the last {most} of 400 lost")
+    assert most > 0  # or it promises too little
 
 
 def test_D05_power_cut_and_the_next_start(tmp_path: pathlib.Path) -> None:

@@ -12,12 +12,6 @@ from tests.faults.process_child import Child, booked, check_conservation, delive
 from x402tools import SpoolError, UsageBuffer, X402Client
 from x402tools.testing import Emulator
 
-NOT_TESTED = {
-    "F10, uWSGI": "no uWSGI here; what it comes to is: no thread can be started any more, and stopped between calls",
-    "F11": "there is one format so far; that a later one is refused is tested with the spool",
-}
-
-
 FORK = """
 def work(times):
     for _ in range(times): say("id", client.record_usage(envelope, 1).id)
@@ -321,12 +315,3 @@ def test_F12_two_destinations_on_one_spool(spool: Tuple[str, str, str]) -> None:
     run("client = make(deliver=False)\nclient.record_usage(envelope, 1)", *spool)
     with UsageBuffer(spool[0], deliver=False) as buffer, pytest.raises(SpoolError, match="another base_url"):
         X402Client("sk_emulator", "http://127.0.0.1:9", buffer=buffer)
-
-
-def test_the_rows_that_are_not_tested_say_why(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever reads the test's output sees which rows of the catalogue are missing here, and the reason."""
-    with capsys.disabled():
-        for row, reason in NOT_TESTED.items():
-            print(f"\n{row} is not tested: {reason}")
-
-    assert all(len(reason.split()) > 3 for reason in NOT_TESTED.values())

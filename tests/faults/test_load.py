@@ -1,7 +1,6 @@
 """L1 to L7 of the fault catalogue: more than fits, more than is delivered, and one POST that is never accepted.
 
-L1 is tests/buffer/test_queue_full.py. L6, a day of it, is as long as one makes it: `python -m
-tests.conservation.campaign --rounds 1000`; its rounds also run with every `make test` (tests/conservation).
+L1 is tests/buffer/test_queue_full.py. The kills of L6 are those of tests/conservation, as many rounds as one asks for.
 """
 
 from __future__ import annotations
@@ -15,18 +14,13 @@ import pytest
 from tests.buffer.bench import MakeBench, benches
 from tests.buffer.helpers import stored_posts
 from tests.client.scripted_server import closed_port
-from tests.faults.process_child import check_conservation, deliver_rest, run
+from tests.faults.process_child import Child, check_conservation, deliver_rest, run
 from tests.faults.reporting import MakeReporter
 from x402tools.errors import APIConnectionError, APIError
 from x402tools.testing import Emulator, Fault
 
 HOUR = 3600.0
 MEBIBYTE = 1024 * 1024
-
-ELSEWHERE = {
-    "L1": "tests/buffer/test_queue_full.py: each policy at each limit; there is no policy that drops the oldest",
-    "L6": "tests/conservation/test_campaign.py: as many rounds of chaos as one asks for",
-}
 
 # What the programs below measure themselves with.
 MEASURE = """
@@ -44,13 +38,6 @@ needs_proc = pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), r
 def full(value: object) -> object:
     """The catalogue's own size; the smaller one beside it runs everywhere."""
     return pytest.param(value, marks=[pytest.mark.full, pytest.mark.timeout(400)])
-
-
-def test_the_rows_that_are_tested_elsewhere_are_named() -> None:
-    """The file that each names is there."""
-    root = pathlib.Path(__file__).parents[2]
-
-    assert all((root / where.split(":")[0]).exists() for where in ELSEWHERE.values())
 
 
 OUTAGE = (
@@ -193,6 +180,46 @@ def test_L05_64_threads_while_it_flushes(times: int, tmp_spool: pathlib.Path, em
         deliver_rest(tmp_spool, emulator)
         check_conservation(emulator, set(), unsure=64 * times)
         assert emulator.ledger().events == 64 * times
+
+
+SOAK = (
+    MEASURE
+    + """
+client = make(flush_interval=0.05, max_queue_size=5000)
+def sample():
+    log = pathlib.Path(path + "-wal")
+    return [resident(), len(os.listdir("/proc/self/fd")), threading.active_count(), log.stat().st_size]
+def work(seconds):
+    samples, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        for _ in range(20): client.record_usage(envelope, 1, {"who": "somebody", "number": len(samples)})
+        client.flush(0.02)
+        samples.append(sample())
+    return [max(column) for column in zip(*samples)]
+seconds = float(sys.argv[4])
+early = work(seconds)
+late = work(2 * seconds)
+client.flush(10)
+stats = client.buffer.stats()
+memory, handles, threads, log = (after - before for after, before in zip(late, early))
+print(memory, handles, threads, log, stats, file=sys.stderr)
+say(memory < 8 * 1024**2, handles <= 4, threads <= 2, late[3] < 16 * 1024**2)
+say(stats.recorded.events == stats.delivered.events + stats.pending.events, stats.dead.events, stats.dropped.events)
+"""
+)
+
+
+@needs_proc
+@pytest.mark.parametrize("seconds", [0.7, full(40.0), pytest.param(1200.0, marks=[pytest.mark.proof])])
+@pytest.mark.timeout(4000)
+def test_L06_nothing_grows(seconds: float, tmp_spool: pathlib.Path, emulator: Emulator) -> None:
+    """While a part of all POSTs fails: neither memory nor handles nor threads nor the log are more later than early."""
+    emulator.set_faults(Fault.status(500, share=0.05, seed=1), Fault.reset_after_commit(share=0.05, seed=2))
+
+    with Child(SOAK, tmp_spool, emulator.base_url, emulator.create_envelope(), seconds, patience=4 * seconds) as child:
+        finished = child.finish()
+
+    assert finished.lines == ["True True True True", "True 0 0"], finished.errors
 
 
 @pytest.fixture

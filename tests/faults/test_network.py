@@ -25,18 +25,6 @@ from x402tools.testing import Emulator
 CERTIFICATES = pathlib.Path(__file__).parents[1] / "client" / "data"
 SELF_SIGNED, EXPIRED = str(CERTIFICATES / "self_signed.pem"), str(CERTIFICATES / "expired.pem")
 
-# Rows that are tested elsewhere, for the client and the buffer alike.
-ELSEWHERE = {
-    "N26": "tests/client/test_threads_and_forks.py: no connection is used on both sides of a fork, nor by two threads",
-}
-
-
-def test_the_rows_that_are_tested_elsewhere_are_named() -> None:
-    """The file that each names is there."""
-    root = pathlib.Path(__file__).parents[2]
-
-    assert all((root / where.split(":")[0]).exists() for where in ELSEWHERE.values())
-
 
 def test_N01_refused_until_the_service_is_back(
     reporter: MakeReporter, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture

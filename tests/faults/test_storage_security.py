@@ -78,7 +78,7 @@ def test_a_file_that_others_may_write_is_refused(mode: int, tmp_path: pathlib.Pa
         UsageBuffer(path)
 
 
-@pytest.mark.parametrize("log", ["-wal", "-shm"])
+@pytest.mark.parametrize("log", ["-wal", "-shm", "-journal"])
 def test_a_planted_link_for_a_log_is_refused(log: str, tmp_path: pathlib.Path) -> None:
     """SQLite would write into the file it points to."""
     victim = tmp_path / "victim"
@@ -127,6 +127,24 @@ def test_delivered_metadata_does_not_linger(tmp_path: pathlib.Path) -> None:
         opened.settle()
 
     assert b"marker-of-a-person" not in path.read_bytes()
+
+
+def test_delivered_batches_of_many_pages_do_not_linger(tmp_path: pathlib.Path) -> None:
+    """Nor does what filled pages of its own, in the file or in its log."""
+    path = tmp_path / "usage.db"
+    with spool(path, deliver=False) as writer:
+        writer.record(200, size=600)
+        eventually(lambda: writer.stats().in_memory == 0, "stored")
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            values = [row[0] for row in connection.execute("SELECT value FROM sealed")]
+    pieces = [value[at : at + 48] for value in values for at in range(50, len(value) - 60, 512)]
+    assert sum(piece in path.read_bytes() for piece in pieces) > 50
+
+    with spool(path) as opened:
+        opened.settle()
+
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(piece in content for piece in pieces)
 
 
 def test_D11_a_planted_pickle_runs_no_code(tmp_path: pathlib.Path) -> None:
@@ -235,7 +253,7 @@ def test_D11_a_file_with_other_tables_is_set_aside(planted: str, tmp_path: pathl
         ("PRAGMA application_id=2016686130", "PRAGMA user_version=2"),  # ours, of a later format
     ],
 )
-def test_another_program_s_or_a_later_file_is_left_untouched(
+def test_F11_another_program_s_or_a_later_file_is_left_untouched(
     statements: tuple[str, ...], tmp_path: pathlib.Path
 ) -> None:
     """Refused by name, and not one byte of it changes."""

@@ -10,11 +10,6 @@ import pytest
 from tests.faults.process_child import ROOT, check_conservation, deliver_rest, ids, run, silent_server
 from x402tools.testing import Emulator
 
-NOT_TESTED = {
-    "T3": "the catalogue has no such row",
-    "T5, eventlet": "not maintained any more, and gunicorn has dropped it; gevent is tested",
-}
-
 DURABILITIES = ("interval", "commit", "fsync")
 
 
@@ -321,12 +316,3 @@ def test_T06_no_thread_for_a_while(durability: str, spool: Tuple[str, str, str],
     assert finished.returncode == 0, finished.errors
     assert [line for line in finished.lines if not line.startswith("id")] == ["flushed False", "flushed True []"]
     check_conservation(emulator, set(ids(finished.lines)), unsure=1)
-
-
-def test_the_rows_that_are_not_tested_say_why(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever reads the test's output sees which rows of the catalogue are missing here, and the reason."""
-    with capsys.disabled():
-        for row, reason in NOT_TESTED.items():
-            print(f"\n{row} is not tested: {reason}")
-
-    assert all(len(reason.split()) > 3 for reason in NOT_TESTED.values())
