@@ -110,7 +110,7 @@ def another_programs_database(path: pathlib.Path) -> None:
 
 def a_later_format(path: pathlib.Path) -> None:
     open_spool(path).close()
-    change_file(path, "PRAGMA user_version=2")
+    change_file(path, "PRAGMA user_version=3")
 
 
 def half_a_spool(path: pathlib.Path) -> None:

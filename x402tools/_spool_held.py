@@ -1,0 +1,115 @@
+"""Rows of the spool about POSTs whose outcome is unknown: `sending` has what was noted before it went out, `held` what
+is set aside until it is compared with what the service has. No connection in here.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from x402tools import _batch
+from x402tools._batch import Post
+from x402tools._connection import DamagedError, Row, Transaction
+from x402tools._spool_rows import FITS, VALUE, VALUE_IF_IT_FITS, add_batch, count, first_post
+from x402tools._store import HeldPost, Holding, Place, Tally
+
+TABLES = (
+    (
+        "CREATE TABLE IF NOT EXISTS sending (sequence INTEGER NOT NULL, position INTEGER NOT NULL, since REAL NOT NULL,"
+        " PRIMARY KEY (sequence, position)) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS held (id INTEGER PRIMARY KEY AUTOINCREMENT, place TEXT UNIQUE NOT NULL,"
+        " held_at REAL NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, reason TEXT NOT NULL,"
+        " value BLOB NOT NULL)"
+    ),
+)
+
+# A column for a row of `sealed`: the notes about its POSTs as text, "position since position since ...", or NULL. As
+# a part of the statement that reads the batch, so that none is handed out without them.
+NOTES = (
+    "(SELECT CAST(group_concat(position || ' ' || since, ' ') AS BLOB) FROM sending"
+    " WHERE sending.sequence = sealed.sequence)"
+)
+HOLD = "INSERT OR IGNORE INTO held (place, held_at, events, units, reason, value) VALUES (?, ?, ?, ?, ?, ?)"
+HELD = f"SELECT id, held_at, {VALUE_IF_IT_FITS} FROM held WHERE id > ? ORDER BY id LIMIT ?"
+ANY_HELD = "SELECT 1 FROM held LIMIT 1"
+OLDEST_HELD = "SELECT held_at FROM held ORDER BY id LIMIT 1"
+
+# The one that is there may be of an earlier attempt, and stays.
+_NOTE = "INSERT OR IGNORE INTO sending VALUES (?, ?, ?)"
+_NOTE_IN_BATCH = "INSERT OR IGNORE INTO sending SELECT sequence, ?, ? FROM sealed WHERE batch = ?"
+_FORGET = "DELETE FROM sending WHERE sequence = ? AND position = ?"
+FORGET_LEFTOVERS = "DELETE FROM sending WHERE sequence NOT IN (SELECT sequence FROM sealed)"
+
+_ROWS_AT_ONCE = 500
+
+
+def notes(raw: Optional[bytes]) -> Dict[int, float]:
+    """The positions that NOTES names, and since when.
+
+    Raises:
+        DamagedError: they are not what was written.
+    """
+    if raw is None:
+        return {}
+    words = raw.split()
+    try:
+        return {int(position): float(since) for position, since in zip(words[::2], words[1::2])}
+    except ValueError:
+        raise DamagedError("the notes about what is being sent are malformed") from None
+
+
+def write_notes(transaction: Transaction, begun: Sequence[Place], ended: Sequence[Place]) -> None:
+    forget_notes(transaction, ended)
+    now = time.time()
+    for place in begun:
+        transaction.run(_NOTE, (place.sequence, place.position, now))
+
+
+def note_in_batch(transaction: Transaction, batch_id: str, position: int, since: float) -> None:
+    """For a POST of a batch that is stored in this transaction."""
+    transaction.run(_NOTE_IN_BATCH, (position, since, batch_id))
+
+
+def forget_notes(transaction: Transaction, places: Sequence[Place]) -> None:
+    for place in places:
+        transaction.run(_FORGET, place)
+
+
+def held_row(holding: Holding, place: str) -> Tuple[Any, ...]:
+    """The parameters of HOLD; `place` makes holding a POST twice impossible."""
+    post = holding.post
+    value = _batch.encode_posts("", [post]).value
+    return place, time.time(), post.events, post.amount, holding.reason, value
+
+
+def held_posts(rows: Sequence[Row]) -> List[HeldPost]:
+    """The rows of HELD. One that is damaged is passed over: nothing can be compared, and nothing sent."""
+    found = ((number, held_at, first_post(value) if value is not None else None) for number, held_at, value in rows)
+    return [HeldPost(number, post, float(held_at)) for number, held_at, post in found if post is not None]
+
+
+def resolve(transaction: Transaction, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:
+    """See `Store`."""
+    delivered, resent = _take(transaction, booked), _take(transaction, absent)
+    count(transaction, "delivered", Tally(sum(one.events for one in delivered), sum(one.amount for one in delivered)))
+    for start in range(0, len(resent), _batch.MOST_EVENTS):
+        some = resent[start : start + _batch.MOST_EVENTS]
+        add_batch(transaction, _batch.encode_posts(f"resend-{uuid.uuid4().hex}/0", some))
+    return delivered, resent
+
+
+def _take(transaction: Transaction, ids: Sequence[int]) -> List[Post]:
+    """Takes these out of `held`; those that were there."""
+    taken: List[Post] = []
+    for start in range(0, len(ids), _ROWS_AT_ONCE):
+        some = list(ids[start : start + _ROWS_AT_ONCE])
+        marks = ",".join("?" * len(some))
+        rows = transaction.rows(f"SELECT id, {VALUE} FROM held WHERE {FITS} AND id IN ({marks})", some)
+        posts = {number: post for number, post in ((n, first_post(value)) for n, value in rows) if post is not None}
+        if posts:
+            transaction.run(f"DELETE FROM held WHERE id IN ({','.join('?' * len(posts))})", list(posts))
+            taken += posts.values()
+    return taken
