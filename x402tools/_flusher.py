@@ -264,7 +264,7 @@ class Flusher:
             if self._doubts.failed(delivery, unknown=verdict.unknown):
                 self._settle_by = self._settle_by or now + SETTLE_EVERY
             if self._doubts.must_be_held(delivery):
-                self._hold(delivery, verdict.reason)
+                self._hold(delivery, verdict.reason if verdict.unknown else _TOO_OLD)
                 return
             self.retries += 1
             pauses = self._pauses if self._gate.reason is None else self._pauses_in_trouble

@@ -56,8 +56,7 @@ class Reports(Observer):
         self._on_settled()
 
     def held(self, held: List[Holding]) -> None:
-        for one in held:
-            self._unknown.count(one.reason)
+        self._unknown.count(held[-1].reason, len(held))
 
     def gate_changed(self, reason: Optional[str]) -> None:
         if reason is None:
@@ -101,8 +100,8 @@ class _Line:
         self._count = 0
         self._next = 0.0
 
-    def count(self, why: str) -> None:
-        self._count += 1
+    def count(self, why: str, number: int = 1) -> None:
+        self._count += number
         if time.monotonic() >= self._next:
             count, self._count, self._next = self._count, 0, time.monotonic() + _LINE_EVERY
             log.error(self._text, count, why)  # last, because a log handler may record usage and come back here
