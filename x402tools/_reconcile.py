@@ -30,7 +30,8 @@ class Reconciliation(NamedTuple):
     Attributes:
         settled: the service has them: delivered.
         resent: the service has them not: they are sent again, under their old keys.
-        left: still held: too young to be judged, without their key in the metadata, or found with another amount.
+        left: held at the end: too young to be judged, without their key in the metadata, found with another amount, or
+            held since this began.
     """
 
     settled: int
@@ -43,7 +44,6 @@ class _Held(NamedTuple):
 
     id: int
     amount: int
-    events: int
     is_old: bool
 
 
@@ -61,7 +61,7 @@ class Reconciler:
         self._run = run
         self._min_age = min_age
         self._on_settled = on_settled
-        self._settled = self._resent = self._left = 0
+        self._settled = self._resent = 0
 
     def compare(self, read_usage: ReadUsage, key_field: str) -> Reconciliation:
         """Settles or resends each by what `read_usage` yields for its envelope.
@@ -73,10 +73,8 @@ class Reconciler:
         for held in self._all():
             post = held.post
             keys = envelopes.setdefault(post.envelope_id, {})
-            if has_key(post, key_field) and post.key not in keys:
-                keys[post.key] = _Held(held.id, post.amount, post.events, self._is_old(held))
-            else:
-                self._left += post.events
+            if has_key(post, key_field):
+                keys.setdefault(post.key, _Held(held.id, post.amount, self._is_old(held)))
         for envelope_id, keys in envelopes.items():
             if keys:
                 self._compare_one(keys, read_usage(envelope_id), key_field)
@@ -86,7 +84,6 @@ class Reconciler:
         """Takes it that the service has none of them."""
         for some in _chunks(list(self._light())):
             self._move([], [one.id for one in some if one.is_old])
-            self._left += sum(one.events for one in some if not one.is_old)
         return self._result()
 
     def settle_all(self) -> Reconciliation:
@@ -105,12 +102,9 @@ class Reconciler:
                 held = keys.pop(key)
                 if record.amount == held.amount:
                     found.append(held)
-                else:
-                    self._left += held.events
         except NotFoundError:
             pass  # no envelope, no usage of it; when it is sent again it becomes a dead letter that says so
         absent = [held for held in keys.values() if held.is_old]
-        self._left += sum(held.events for held in keys.values() if not held.is_old)
         for some in _chunks(found):
             self._move([held.id for held in some], [])
         for some in _chunks(absent):
@@ -134,13 +128,14 @@ class Reconciler:
 
     def _light(self) -> Iterator[_Held]:
         for held in self._all():
-            yield _Held(held.id, held.post.amount, held.post.events, self._is_old(held))
+            yield _Held(held.id, held.post.amount, self._is_old(held))
 
     def _is_old(self, held: HeldPost) -> bool:
         return time.time() - held.held_at >= self._min_age
 
     def _result(self) -> Reconciliation:
-        return Reconciliation(self._settled, self._resent, self._left)
+        left = self._run(self._store.counts).held.events
+        return Reconciliation(self._settled, self._resent, left)
 
 
 def _chunks(held: Sequence[_Held]) -> Iterator[Sequence[_Held]]:

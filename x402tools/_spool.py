@@ -287,7 +287,13 @@ class Spool:
         with self._file.use() as connection:
             while True:
                 rows = connection.rows(_spool_held.HELD, (after, limit))
-                posts = _spool_held.held_posts(rows)
+                posts, damaged = _spool_held.held_posts(rows)
+                if damaged:
+                    self.notices.append(
+                        f"{len(damaged)} held POSTs in {self.path} are damaged: set aside as dead letters"
+                    )
+                    with connection.transaction() as transaction:
+                        _spool_held.set_aside(transaction, damaged)
                 if posts or not rows:
                     return posts
                 after = rows[-1][0]

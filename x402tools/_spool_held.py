@@ -4,6 +4,7 @@ is set aside until it is compared with what the service has. No connection in he
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -41,6 +42,10 @@ OLDEST_HELD = "SELECT held_at FROM held ORDER BY id LIMIT 1"
 _NOTE = "INSERT OR IGNORE INTO sending VALUES (?, ?, ?)"
 _NOTE_IN_BATCH = "INSERT OR IGNORE INTO sending SELECT sequence, ?, ? FROM sealed WHERE batch = ?"
 _FORGET = "DELETE FROM sending WHERE sequence = ? AND position = ?"
+_SET_ASIDE = (
+    "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value)"
+    " SELECT 'held ' || id, 'damaged held POST ' || id, events, units, 0, ?, value FROM held WHERE id = ?"
+)
 FORGET_LEFTOVERS = "DELETE FROM sending WHERE sequence NOT IN (SELECT sequence FROM sealed)"
 
 _ROWS_AT_ONCE = 500
@@ -85,10 +90,25 @@ def held_row(holding: Holding, place: str) -> Tuple[Any, ...]:
     return place, time.time(), post.events, post.amount, holding.reason, value
 
 
-def held_posts(rows: Sequence[Row]) -> List[HeldPost]:
-    """The rows of HELD. One that is damaged is passed over: nothing can be compared, and nothing sent."""
-    found = ((number, held_at, first_post(value) if value is not None else None) for number, held_at, value in rows)
-    return [HeldPost(number, post, float(held_at)) for number, held_at, post in found if post is not None]
+def held_posts(rows: Sequence[Row]) -> Tuple[List[HeldPost], List[int]]:
+    """The rows of HELD, and the ids of those that are damaged: nothing of them can be compared, and nothing sent."""
+    posts: List[HeldPost] = []
+    damaged: List[int] = []
+    for number, held_at, value in rows:
+        post = first_post(value) if value is not None else None
+        if post is None or not isinstance(held_at, (int, float)):
+            damaged.append(number)
+        else:
+            posts.append(HeldPost(number, post, held_at))
+    return posts, damaged
+
+
+def set_aside(transaction: Transaction, damaged: Sequence[int]) -> None:
+    """Makes dead letters of damaged rows, as they are."""
+    details = json.dumps({"reason": "damaged in the spool, while its outcome was unknown", "died_at": time.time()})
+    for number in damaged:
+        transaction.run(_SET_ASIDE, (details, number))
+        transaction.run("DELETE FROM held WHERE id = ?", (number,))
 
 
 def resolve(transaction: Transaction, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:

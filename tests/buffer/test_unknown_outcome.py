@@ -443,9 +443,9 @@ def test_no_kill_doubles_anything_at_a_service_that_ignores_keys(
     )
     ids: List[str] = []
     for turn in range(2):
-        with Program(RECORDING, tmp_spool, forgetful.base_url, envelope, 100) as recording:
+        with Program(RECORDING, tmp_spool, forgetful.base_url, envelope, 60) as recording:
             ids += recording.answer()
-            enough = 60 * (turn + 1)
+            enough = 30 * (turn + 1)
             wait_until(lambda enough=enough: len(booked(forgetful)) >= enough, "some of it is booked")
             recording.kill()
     forgetful.clear_faults()
@@ -458,4 +458,4 @@ def test_no_kill_doubles_anything_at_a_service_that_ignores_keys(
     assert client.flush(PATIENCE)
     assert held > 0
     assert booked(forgetful) == sorted(ids)
-    assert (stats_of(client).delivered.events, stats_of(client).unknown_resends) == (200, 0)
+    assert (stats_of(client).delivered.events, stats_of(client).unknown_resends) == (120, 0)
