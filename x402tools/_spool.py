@@ -207,7 +207,7 @@ class Spool:
 
     def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
         if not self.has_claim:
-            raise SpoolError(f"{self.path}: only the process that holds the claim sends")
+            raise SpoolError(f"{self.path}: who sends has to hold the claim")
         self._has_notes = True
         with self._file.use() as connection, connection.transaction() as transaction:
             _spool_held.write_notes(transaction, begun, ended)

@@ -77,14 +77,18 @@ def test_an_unknown_outcome_is_held_at_once(make_bench: MakeBench, error: X402Er
 )
 def test_what_certainly_was_not_booked_is_sent_again(make_bench: MakeBench, error: X402Error) -> None:
     """Also where unknown outcomes are held; and a crash in between would not have it held either."""
-    bench = make_bench({"rec-1-0": [error, error, None]}, hold_after=HOLD)
+    bench = make_bench(default=error, hold_after=HOLD)
     bench.record(1)
-    bench.run_until(lambda: bench.flusher.retries == 1)
+    bench.run_until(lambda: bench.flusher.retries >= 1)
     bench.run_until(lambda: not bench.shelf.sending)
+    is_pending = not bench.is_empty()
 
+    bench.deliver.default = None
     bench.run_until(bench.is_empty)
 
-    assert bench.deliver.keys() == ["rec-1-0"] * 3
+    assert is_pending
+    assert set(bench.deliver.keys()) == set(bench.deliver.taken) == {"rec-1-0"}
+    assert len(bench.deliver.keys()) == bench.flusher.retries + 1
     assert bench.observer.was_held == []
 
 
@@ -187,8 +191,8 @@ def test_a_post_that_cannot_be_noted_is_not_sent(make_bench: MakeBench) -> None:
 
 
 def test_within_the_window_it_is_sent_again_and_after_it_held(make_bench: MakeBench) -> None:
-    """The window begins with the first attempt of unknown outcome, whatever came after it."""
-    bench = make_bench({"rec-1-0": [refused(), reset(), refused()]}, hold_after=HOUR)
+    """The window begins with the first attempt of unknown outcome, whatever comes after it."""
+    bench = make_bench({"rec-1-0": [refused(), reset(), *([refused(), reset()] * 10_000)]}, hold_after=HOUR)
     bench.record(1, 2)
     bench.run_until(lambda: bench.flusher.retries >= 4)
     bench.run_for(HOUR - 100)
@@ -199,8 +203,7 @@ def test_within_the_window_it_is_sent_again_and_after_it_held(make_bench: MakeBe
     assert before == 0
     (held,) = bench.observer.was_held
     assert (held.post.key, bench.is_empty()) == ("rec-1-0", True)
-    assert "idempotency_window" in held.reason
-    assert bench.flusher.unknown_resends == 1
+    assert 10 < bench.flusher.unknown_resends < bench.flusher.retries
 
 
 @pytest.mark.parametrize(("age", "is_held"), [(DAY - 1000, False), (DAY + 1000, True)])
