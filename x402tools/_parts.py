@@ -91,7 +91,16 @@ class Parts:
         self.writer.start()
         if not self.writer.thread.is_alive():
             self.intake.attention = True  # so that callers look in: they store until a thread can be started
+        self._look_for_held()
         self._unregister = _process.at_exit(self.close_at_exit)
+
+    def _look_for_held(self) -> None:
+        """For `health`, which looks nowhere itself."""
+        try:
+            if self._desk.run(self.store.has_held):
+                self._desk.run(self.store.counts)
+        except SpoolError:
+            pass  # whoever needs the store next is told
 
     def bind(self, base_url: str) -> None:
         """Says where the events of the spool go; see `Spool.bind`."""

@@ -136,10 +136,8 @@ class Spool:
                     place = f"{self._name} {burial.place.sequence}/{burial.place.position}"
                     transaction.run(BURY, dead_row(burial, place))
                     count(transaction, "recorded", Tally(burial.post.events, burial.post.amount))
-                for holding in deposit.held:
-                    place = f"{self._name} {holding.place.sequence}/{holding.place.position}"
-                    transaction.run(_spool_held.HOLD, _spool_held.held_row(holding, place))
-                    count(transaction, "recorded", Tally(holding.post.events, holding.post.amount))
+                _spool_held.hold(transaction, deposit.held, f"{self._name} ")
+                count(transaction, "recorded", _spool_held.total([holding.post for holding in deposit.held]))
                 for note in deposit.sending:
                     _spool_held.note_in_batch(transaction, *note)
                 for name, tally in (("delivered", deposit.delivered), ("dropped", deposit.dropped)):
@@ -190,9 +188,7 @@ class Spool:
                         _spool_rows.write_progress(transaction, sequence, state)
                     for burial in buried:
                         transaction.run(BURY, dead_row(burial, f"{burial.place.sequence}/{burial.place.position}"))
-                    for one in held:
-                        place = f"{one.place.sequence}/{one.place.position}"
-                        transaction.run(_spool_held.HOLD, _spool_held.held_row(one, place))
+                    _spool_held.hold(transaction, held)
                     if self._has_notes:
                         _spool_held.forget_notes(transaction, [one.place for one in settled])
                     delivered = Tally(sum(post.events for post in posts), sum(post.amount for post in posts))
@@ -321,7 +317,7 @@ class Spool:
                 dead=dead,
                 dropped=ledger["dropped"],
                 oldest_pending_at=float(oldest[0][0]) if oldest else None,
-                size=_size(transaction),
+                size=_spool_rows.size(transaction),
                 held=held,
             )
 
@@ -409,7 +405,7 @@ class Spool:
         """Looks at the size now and then only: it costs as much as half a commit."""
         if time.monotonic() >= self._next_size_check:
             with connection.transaction("DEFERRED") as transaction:
-                size = _size(transaction)
+                size = _spool_rows.size(transaction)
             if size >= self._max_bytes:
                 raise SpoolError(f"{self.path}: has reached max_disk_bytes; events wait in memory until there is room")
             self._next_size_check = time.monotonic() + _SIZE_CHECK_EVERY
@@ -509,11 +505,3 @@ class Spool:
             place = f"{sequence}/damaged"
             transaction.run(BURY, (place, f"damaged batch {sequence}", events, units, 0, details, value))
             _spool_rows.forget_batch(transaction, sequence)
-
-
-def _size(transaction: Transaction) -> int:
-    sql = (
-        "SELECT (page_count - freelist_count) * page_size"
-        " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
-    )
-    return int(transaction.rows(sql)[0][0])

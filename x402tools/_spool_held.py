@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from x402tools import _batch
 from x402tools._batch import Post
@@ -83,11 +83,17 @@ def forget_notes(transaction: Transaction, places: Sequence[Place]) -> None:
         transaction.run(_FORGET, place)
 
 
-def held_row(holding: Holding, place: str) -> Tuple[Any, ...]:
-    """The parameters of HOLD; `place` makes holding a POST twice impossible."""
-    post = holding.post
-    value = _batch.encode_posts("", [post]).value
-    return place, time.time(), post.events, post.amount, holding.reason, value
+def hold(transaction: Transaction, held: Sequence[Holding], origin: str = "") -> None:
+    """Sets POSTs apart. Their place makes holding one twice impossible; `origin` tells places of memory apart."""
+    for (sequence, position), post, reason in held:
+        value = _batch.encode_posts("", [post]).value
+        row = (f"{origin}{sequence}/{position}", time.time(), post.events, post.amount, reason, value)
+        transaction.run(HOLD, row)
+
+
+def total(posts: Sequence[Post]) -> Tally:
+    """What these POSTs count for."""
+    return Tally(sum(post.events for post in posts), sum(post.amount for post in posts))
 
 
 def held_posts(rows: Sequence[Row]) -> Tuple[List[HeldPost], List[int]]:
@@ -114,7 +120,7 @@ def set_aside(transaction: Transaction, damaged: Sequence[int]) -> None:
 def resolve(transaction: Transaction, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:
     """See `Store`."""
     delivered, resent = _take(transaction, booked), _take(transaction, absent)
-    count(transaction, "delivered", Tally(sum(one.events for one in delivered), sum(one.amount for one in delivered)))
+    count(transaction, "delivered", total(delivered))
     for start in range(0, len(resent), _batch.MOST_EVENTS):
         some = resent[start : start + _batch.MOST_EVENTS]
         add_batch(transaction, _batch.encode_posts(f"resend-{uuid.uuid4().hex}/0", some))

@@ -27,6 +27,10 @@ REMEMBER = "REPLACE INTO meta VALUES (?, ?)"
 FORGET_RECORDERS = "DELETE FROM meta WHERE +key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 100000"
 BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(sum(units & {2**_HALF - 1}), 0)"
+_SIZE = (
+    "SELECT (page_count - freelist_count) * page_size"
+    " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
+)
 LEDGER = "SELECT CAST(name AS BLOB), events, high, low FROM ledger LIMIT 10"
 
 # False for a value larger than any that is written; asking for the length of a blob does not read it.
@@ -89,6 +93,11 @@ def count(transaction: Transaction, name: str, tally: Tally) -> None:
 def count_if_added(transaction: Transaction, events: int, units: int) -> None:
     """Counts as recorded what the statement before has inserted, if it has."""
     transaction.run(_COUNT_IF_ADDED, (events, units, units, "recorded"))
+
+
+def size(transaction: Transaction) -> int:
+    """Bytes in use."""
+    return int(transaction.rows(_SIZE)[0][0])
 
 
 def tally(row: Row) -> Tally:

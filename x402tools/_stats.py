@@ -90,7 +90,7 @@ class Health:
         spool: "works"; "failing"; "not started"; "closed".
         gate: "open"; "closed" (the service is away, asked to wait, or refuses the key).
         held: "none"; "holding" (events wait for `reconcile`, as many as `reason` says). Never a fault of this process,
-            and so always ok.
+            and so always ok. As far as this process has looked: those that another one holds show in `stats`.
     """
 
     writer: PartHealth

@@ -117,6 +117,7 @@ def test_what_is_held_is_held_after_a_restart(emulator: Emulator, make: Make) ->
     record(second, envelope, 1)
     flushed = second.flush(PATIENCE)
     assert second.buffer is not None
+    assert "2 events" in str(second.buffer.health().held.reason)
     requeued = second.buffer.requeue()
 
     assert (flushed.pending, requeued) == (2, 0)
