@@ -26,7 +26,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 
 from x402tools import _batch, _spool_held, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import Connection, DamagedError, Row, Transaction, transaction_here
+from x402tools._connection import Connection, DamagedError, Row, transaction_here
 from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import BURY, Progress, add_batch, count, count_if_added, dead_row
