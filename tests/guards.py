@@ -120,7 +120,7 @@ GUARDS: List[Guard] = [
     Guard(
         "a limit on the size of the spool",
         "_spool.py",
-        "if _size(connection) >= self._max_bytes:",
+        "if _spool_rows.size(connection) >= self._max_bytes:",
         "if False:",
         "tests/buffer/test_spool.py tests/buffer/test_queue_full.py",
     ),
@@ -389,8 +389,8 @@ GUARDS: List[Guard] = [
     Guard(
         "what was not acknowledged stays",
         "_flusher.py",
-        "self._store.settle(self._acknowledged, self._buried)",
-        "self._store.settle([], self._buried)",
+        "self._store.settle(self._acknowledged, self._buried, self._held)",
+        "self._store.settle([], self._buried, self._held)",
         "tests/buffer/test_flusher.py",
     ),
     Guard(
@@ -420,6 +420,70 @@ GUARDS: List[Guard] = [
         "min(verdict.wait, LONGEST_RETRY_AFTER)",
         "verdict.wait",
         "tests/buffer/test_gate.py tests/faults/test_service.py",
+    ),
+    # -- unknown outcomes ----------------------------------------------------------------------------------------------
+    Guard(
+        "a note before a POST is sent",
+        "_doubts.py",
+        "if self._hold_after is None:\n            return True\n        self._booked_nothing.pop",
+        "if True:\n            return True\n        self._booked_nothing.pop",
+        "tests/buffer/test_doubts.py",
+    ),
+    Guard(
+        "what was under way at a crash is not sent again",
+        "_doubts.py",
+        "delivery.unknown_since = self._clock() - max(time.time() - since, 0.0)",
+        "pass",
+        "tests/buffer/test_doubts.py",
+    ),
+    Guard(
+        "what certainly was not booked loses its note",
+        "_doubts.py",
+        "self._booked_nothing[delivery.place] = delivery",
+        "pass",
+        "tests/buffer/test_doubts.py",
+    ),
+    Guard(
+        "the window begins with the first attempt",
+        "_doubts.py",
+        "if unknown and delivery.unknown_since is None:",
+        "if unknown:",
+        "tests/buffer/test_doubts.py",
+    ),
+    Guard(
+        "a note goes into the spool with its POST",
+        "_spool.py",
+        "for note in deposit.sending:",
+        "for note in ():",
+        "tests/buffer/test_reserve.py",
+    ),
+    Guard(
+        "nothing is sent that could not be noted",
+        "_reserve.py",
+        "if self._trouble is not None or not (in_spool or ended_there):\n                return noted",
+        "if self._trouble is not None or not (in_spool or ended_there):\n                return [*noted, *in_spool]",
+        "tests/buffer/test_reserve.py",
+    ),
+    Guard(
+        "what may be on its way is not absent yet",
+        "_reconcile.py",
+        "return time.time() - held.held_at >= self._min_age",
+        "return True",
+        "tests/buffer/test_unknown_outcome.py",
+    ),
+    Guard(
+        "found with its own amount",
+        "_reconcile.py",
+        "if record.amount == held.amount:",
+        "if True:",
+        "tests/buffer/test_unknown_outcome.py",
+    ),
+    Guard(
+        "what is moved was still held",
+        "_spool_held.py",
+        "transaction.run(f\"DELETE FROM held WHERE id IN ({','.join('?' * len(posts))})\", list(posts))",
+        "pass",
+        "tests/buffer/test_stores.py",
     ),
     # -- the wire ------------------------------------------------------------------------------------------------------
     Guard(

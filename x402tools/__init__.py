@@ -8,6 +8,7 @@ The journey of one event, and the file of each step:
     sealed       a frozen POST: neither its amount nor its key ever changes again    _store (the states and their moves)
     delivered    sent until the service has it, then struck off                      _flusher, _verdict, _gate, _http
     or dead      refused for good: set aside with the reason, until requeued         _spool, UsageBuffer.requeue
+    or held      of unknown outcome, where it may not just be sent again             _doubts, _reconcile
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from x402tools.errors import (
 from x402tools.models import ApiKey, Envelope, PeriodType, Usage, UsageStats
 
 if TYPE_CHECKING:
-    from x402tools.buffer import BufferStats, DeadLetter, FlushResult, Health, UsageBuffer
+    from x402tools.buffer import BufferStats, DeadLetter, FlushResult, Health, Reconciliation, UsageBuffer
 
 __version__ = "2.0.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "PeriodType",
     "QueueFullError",
     "RateLimitError",
+    "Reconciliation",
     "SpoolError",
     "Usage",
     "UsageBuffer",
@@ -67,7 +69,7 @@ __all__ = [
 ]
 
 # SQLite and threads come in with the buffer; a script that only calls the API does not pay for importing them.
-_IN_BUFFER = ("BufferStats", "DeadLetter", "FlushResult", "Health", "UsageBuffer")
+_IN_BUFFER = ("BufferStats", "DeadLetter", "FlushResult", "Health", "Reconciliation", "UsageBuffer")
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from typing import List, NamedTuple, Sequence, Tuple, Union
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from x402tools._event import Event, Metadata, event_id
 
@@ -68,12 +68,23 @@ class EncodedBatch(NamedTuple):
     value: bytes
 
 
-def encode(recorder: str, batch_number: int, events: Sequence[Event]) -> EncodedBatch:
-    """The batch of these events, which all belong to one recorder."""
+def encode(
+    recorder: str, batch_number: int, events: Sequence[Event], *, key_field: Optional[str] = None
+) -> EncodedBatch:
+    """The batch of these events, which all belong to one recorder.
+
+    Args:
+        key_field: has each POST carry its key in the metadata, under this name; see `with_key`.
+    """
     rows = [
         (number, envelope_id, amount, metadata, int(recorded_at * 1000))
         for number, envelope_id, amount, metadata, recorded_at in events
     ]
+    if key_field is not None:
+        rows = [
+            (number, envelope_id, amount, with_key(metadata, key_field, event_id(recorder, number)), milliseconds)
+            for number, envelope_id, amount, metadata, milliseconds in rows
+        ]
     units = sum(row[2] for row in rows)
     return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(recorder, rows))
 
@@ -87,6 +98,28 @@ def encode_posts(batch_id: str, posts: Sequence[Post]) -> EncodedBatch:
     return EncodedBatch(
         batch_id, sum(post.events for post in posts), sum(post.amount for post in posts), _seal("", rows)
     )
+
+
+def with_key(metadata: Metadata, field: str, key: str) -> Metadata:
+    """The metadata with the idempotency key in it, unless it has that field already: then it stays as it is.
+
+    It is put there before the POST is sealed, because every attempt sends the same bytes, also those of a later
+    process that was set up otherwise. So a POST itself shows whether it can be found again in `get_usage`.
+    """
+    if metadata is None:
+        return {field: key}
+    if isinstance(metadata, dict):
+        return metadata if field in metadata else {**metadata, field: key}
+    members = json.loads(metadata)
+    if field in members:
+        return metadata
+    return f"{metadata[:-1]}{',' if members else ''}{json.dumps(field)}:{json.dumps(key)}}}"
+
+
+def has_key(post: Post, field: str) -> bool:
+    """Whether the POST carries its key under this name."""
+    metadata = json.loads(post.metadata) if isinstance(post.metadata, str) else post.metadata
+    return metadata is not None and metadata.get(field) == post.key
 
 
 def _seal(recorder: str, rows: Sequence[Tuple[object, ...]]) -> bytes:

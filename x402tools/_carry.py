@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
-from x402tools import _spool_rows
+from x402tools import _spool_held, _spool_rows
 from x402tools._connection import Connection, DatabaseError, Row, Transaction
 from x402tools._spool_rows import FITS, VALUE, are_counts
 from x402tools._store import Tally
@@ -30,6 +30,11 @@ _DEAD = (
     "SELECT id, CAST(place AS BLOB), CAST(key AS BLOB), events, units, readable, CAST(details AS BLOB),"
     f" {VALUE} FROM dead WHERE {FITS} AND id %s ORDER BY id LIMIT ?"
 )
+_HELD = (
+    f"SELECT id, CAST(place AS BLOB), held_at, events, units, CAST(reason AS BLOB), {VALUE} FROM held"
+    f" WHERE {FITS} AND id %s ORDER BY id LIMIT ?"
+)
+_NOTES = "SELECT position, since FROM sending WHERE sequence = ? LIMIT 1000"
 _SETTLED = "SELECT events, units, bits FROM settled WHERE sequence = ? LIMIT 1"
 _ADD = "INSERT OR IGNORE INTO sealed (sequence, batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -44,7 +49,7 @@ _HOPELESS = ("not a database", "no such table")  # no row will be found by askin
 
 
 def carry_over(read: Reader, target: Connection, origin: str) -> Tally:
-    """Copies pending batches and dead letters; how many events of them there were.
+    """Copies pending batches, dead letters and what is held; how many events of them there were.
 
     Args:
         read: runs a statement on the old file; may fail at any row.
@@ -58,8 +63,8 @@ def carry_over(read: Reader, target: Connection, origin: str) -> Tally:
             _remember(transaction, origin, marks)
         _carry_numbers(read, transaction)
     carried = Tally()
-    writers = partial(_write_batch, read), partial(_write_dead, origin)
-    for table, sql, write in zip(("sealed", "dead"), (_SEALED, _DEAD), writers):
+    writers = partial(_write_batch, read), partial(_write_dead, origin), partial(_write_held, origin)
+    for table, sql, write in zip(("sealed", "dead", "held"), (_SEALED, _DEAD, _HELD), writers):
         for rows in _chunks(read, sql, marks.get(table, 0)):
             with target.transaction() as transaction:
                 for row in rows:
@@ -140,6 +145,7 @@ def _write_batch(read: Reader, transaction: Transaction, row: Row) -> Tally:
         return Tally()
     number = None if taken else sequence
     transaction.run(_ADD, (number, batch, sealed_at, events, units, value))
+    _carry_notes(read, transaction, sequence, batch)
     try:
         settled = read(_SETTLED, (sequence,))
     except _Unreadable:
@@ -154,6 +160,27 @@ def _write_batch(read: Reader, transaction: Transaction, row: Row) -> Tally:
         left = Tally(events - done_events, units - done_units)
     _spool_rows.count(transaction, "recorded", left)
     return left
+
+
+def _carry_notes(read: Reader, transaction: Transaction, sequence: int, batch: str) -> None:
+    """What was noted about the POSTs of a batch before they were sent."""
+    try:
+        notes = read(_NOTES, (sequence,))
+    except _Unreadable:
+        return  # lost, or a file of a format without notes
+    for position, since in notes:
+        if isinstance(position, int) and isinstance(since, (int, float)):
+            _spool_held.note_in_batch(transaction, batch, position, since)
+
+
+def _write_held(origin: str, transaction: Transaction, row: Row) -> Tally:
+    _, place, held_at, events, units, reason, value = row
+    if not are_counts(events, units) or not isinstance(held_at, (int, float)):
+        return Tally()
+    columns = (f"{origin} {_text(place)}", held_at, events, units, _text(reason), value)
+    transaction.run(_spool_held.HOLD, columns)
+    _spool_rows.count(transaction, "recorded", Tally(events, units))
+    return Tally(events, units)
 
 
 def _write_dead(origin: str, transaction: Transaction, row: Row) -> Tally:

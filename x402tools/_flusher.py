@@ -2,12 +2,13 @@
 
 One thread, the flusher, owns everything here and needs no lock. Sender threads only do the waiting:
 
-    store ──load──► ready ──hand out──► senders ──► inbox ──note──► acknowledged, buried ──settle──► store
+    store ──load──► ready ──hand out──► senders ──► inbox ──note──► acknowledged, buried, held ──settle──► store
                       ▲                                  └──► waiting (back-off) ──┐
                       └────────────────────────────────────────────────────────────┘
 
 Everything the thread is told comes through the inbox: answers of the senders, and reasons to look up (None). A POST
-counts as pending until `settle` has returned; a crash before that sends it again under the same key.
+counts as pending until `settle` has returned; a crash before that sends it again under the same key, or has it held
+(`_doubts`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
 
 from x402tools._batch import Post
 from x402tools._bell import Flag
+from x402tools._doubts import Delivery, Doubts
 from x402tools._gate import Gate
 from x402tools._retry import Backoff
-from x402tools._store import Acknowledgement, Burial, Place, Store
+from x402tools._store import Acknowledgement, Burial, Holding, Store
 from x402tools._threads import LastingThread
 from x402tools._verdict import DELIVERED, Move, Verdict, judge
 from x402tools.errors import APIConnectionError, SpoolError, X402Error
@@ -61,18 +63,9 @@ _IDLE = 60.0  # seconds; a wake-up comes through the inbox
 # again otherwise. A commit takes milliseconds.
 _LAST_SETTLEMENT = 0.15
 
-
-class Delivery:
-    """A sealed POST in the hands of the flusher."""
-
-    __slots__ = ("attempts", "delivered_then", "place", "post", "strikes")
-
-    def __init__(self, place: Place, post: Post) -> None:
-        self.place = place
-        self.post = post
-        self.attempts = 0
-        self.strikes = 0
-        self.delivered_then = -1  # how many POSTs had been delivered when this one last failed
+# Why a POST is held that no answer of this process is about.
+_UNDER_WAY = "it may have been under way when an earlier process ended"
+_TOO_OLD = "its outcome has been unknown for longer than idempotency_window"
 
 
 class Answer(NamedTuple):
@@ -86,6 +79,8 @@ class Observer:
     """What the flusher tells about; every method is called on its thread and must return at once."""
 
     def settled(self, delivered: List[Post], buried: List[Burial]) -> None: ...
+
+    def held(self, held: List[Holding]) -> None: ...
 
     def gate_changed(self, reason: Optional[str]) -> None: ...
 
@@ -104,6 +99,7 @@ class Flusher:
         max_attempts: this many 5xx for one POST, while others pass, make it a dead letter.
         flush_at: so many newly stored events start a delivery at once.
         flush_interval: seconds after which a delivery starts anyway.
+        hold_after: seconds after which a POST whose outcome is unknown is held; None: never. See `_doubts`.
         clock: seconds that never go back.
     """
 
@@ -117,6 +113,7 @@ class Flusher:
         max_attempts: int,
         flush_at: int,
         flush_interval: float,
+        hold_after: Optional[float] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -127,6 +124,7 @@ class Flusher:
         self._flush_interval = max(flush_interval, _SHORTEST_INTERVAL)
         self._clock = clock
         self._senders = Senders(deliver, concurrency)
+        self._doubts = Doubts(store, hold_after, concurrency, clock)
         self._gate = Gate()
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
         self._pauses_in_trouble = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_IN_TROUBLE, _SHORTEST_PAUSE)
@@ -135,6 +133,7 @@ class Flusher:
         self._tie = itertools.count()
         self._acknowledged: List[Acknowledgement] = []
         self._buried: List[Burial] = []
+        self._held: List[Holding] = []
         self._settle_by: Optional[float] = None  # None: nothing to settle
         self._loaded_up_to = 0  # sequence number
         self._load_at = 0.0
@@ -150,6 +149,7 @@ class Flusher:
         self._untidy = False
         self._delivered_count = 0
         self.retries = 0
+        self.unknown_resends = 0
         self.delivering = False
         self.thread = LastingThread(self._run, "x402tools-flusher")
 
@@ -254,7 +254,9 @@ class Flusher:
             self._loaded_up_to = 0
             self._looked_since_stop |= told_to_stop
             return _STANDBY
-        if not self._is_stopping_now():
+        if self._is_stopping_now():
+            self._doubts.withdraw([*self._ready, *(delivery for _, _, delivery in self._waiting)])
+        else:
             self._load()
             self._hand_out()
         self._looked_since_stop |= told_to_stop
@@ -270,8 +272,13 @@ class Flusher:
         elif verdict.move is Move.BURY or self._is_hopeless(delivery, verdict):
             self._bury(delivery, verdict)
         else:
-            self.retries += 1
             self._gate_noted(lambda: self._gate.failed(verdict, now, delivery.place))
+            if self._doubts.failed(delivery, unknown=verdict.unknown):
+                self._settle_by = self._settle_by or now + SETTLE_EVERY
+            if self._doubts.must_be_held(delivery):
+                self._hold(delivery, verdict.reason if verdict.unknown else _TOO_OLD)
+                return
+            self.retries += 1
             pauses = self._pauses if self._gate.reason is None else self._pauses_in_trouble
             due = now + pauses.seconds(min(delivery.attempts, 20))
             heapq.heappush(self._waiting, (due, next(self._tie), delivery))
@@ -294,16 +301,23 @@ class Flusher:
         if verdict.move is Move.BURY:  # the service answered sensibly, so it is there
             self._gate_noted(lambda: self._gate.answered(self._clock()))
 
+    def _hold(self, delivery: Delivery, reason: str) -> None:
+        self._held.append(Holding(delivery.place, delivery.post, reason))
+        self._settle_by = self._settle_by or self._clock() + SETTLE_EVERY
+
     def _settle(self) -> None:
         if self._settle_by is None:
             return
-        count = len(self._acknowledged) + len(self._buried)
+        count = len(self._acknowledged) + len(self._buried) + len(self._held)
         is_due = count >= SETTLE_AT or self._clock() >= self._settle_by or self._is_stopping_now()
         if not is_due and self._senders.busy:
             return
-        self._store.settle(self._acknowledged, self._buried)
-        acknowledged, buried = self._acknowledged, self._buried
-        self._acknowledged, self._buried, self._settle_by, self._untidy = [], [], None, True
+        self._doubts.take_back()
+        self._store.settle(self._acknowledged, self._buried, self._held)
+        acknowledged, buried, held = self._acknowledged, self._buried, self._held
+        self._acknowledged, self._buried, self._held, self._settle_by, self._untidy = [], [], [], None, True
+        if held:
+            self._observer.held(held)
         self._observer.settled([done.post for done in acknowledged], buried)
 
     def _may_load(self) -> bool:
@@ -317,7 +331,14 @@ class Flusher:
         batches = self._store.oldest_sealed(self._loaded_up_to, _BATCHES_PER_LOAD)
         for batch in batches:
             self._loaded_up_to = max(self._loaded_up_to, batch.sequence)  # what is in memory has negative numbers
-            self._ready.extend(Delivery(place, post) for place, post in batch.posts)
+            for place, post in batch.posts:
+                delivery = Delivery(place, post)
+                if batch.sent:
+                    self._doubts.recall(delivery, batch.sent)
+                if self._doubts.must_be_held(delivery):
+                    self._hold(delivery, _UNDER_WAY)
+                else:
+                    self._ready.append(delivery)
         self._found_nothing = not batches
         if not batches:
             self._load_at = self._clock() + self._flush_interval
@@ -344,9 +365,28 @@ class Flusher:
                 delivery = self._ready.popleft()
             else:
                 return
-            delivery.attempts += 1
-            self._senders.send(delivery)
-            room -= 1
+            room -= self._send(delivery, now)
+
+    def _send(self, delivery: Delivery, now: float) -> int:
+        """Sends a POST, or holds it, or puts it off when the store has to know of it first and cannot; how many are
+        under way more."""
+        if self._doubts.must_be_held(delivery):
+            self._hold(delivery, _TOO_OLD)
+            return 0
+        try:
+            may_send = self._doubts.may_send(delivery, self._ready)
+        except SpoolError:
+            self._ready.appendleft(delivery)
+            raise
+        if not may_send:
+            heapq.heappush(self._waiting, (now + _STORE_TROUBLE, next(self._tie), delivery))
+            return 0
+        if delivery.last_was_unknown:
+            self.unknown_resends += 1
+        delivery.attempts += 1
+        delivery.sent_at = now
+        self._senders.send(delivery)
+        return 1
 
     def _pause(self) -> float:
         """Seconds until something is due that no message in the inbox will tell of."""

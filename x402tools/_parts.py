@@ -25,6 +25,7 @@ from x402tools._desk import Desk
 from x402tools._event import Event
 from x402tools._flusher import Deliver, Flusher
 from x402tools._intake import Intake
+from x402tools._reconcile import ReadUsage, Reconciler, Reconciliation
 from x402tools._reports import Reports, usage_of
 from x402tools._reserve import Reserve
 from x402tools._settings import Settings
@@ -32,13 +33,19 @@ from x402tools._spool import Spool
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Store
 from x402tools._writer import Writer
-from x402tools.errors import BufferClosedError, SpoolError
+from x402tools.errors import BufferClosedError, SpoolError, ValidationError
 
 # Seconds between looks of flush() at a spool that another process delivers.
 _LOOK_EVERY = 0.1
 
 # A daemon thread that held the lock when the interpreter began to end never lets it go. Seconds.
 _LATE_WAIT = 0.5
+
+_CANNOT_COMPARE = (
+    "reconcile() compares with get_usage by the key that each POST carries in its metadata, and needs a client and "
+    'UsageBuffer(key_in_metadata="..."), set before the usage is recorded; or decide by hand, with settle=True or '
+    "resend=True"
+)
 
 _LAST_WORDS = 0.2  # seconds after the end of `close` for which a disk that does not answer is still waited for
 
@@ -79,11 +86,21 @@ class Parts:
             self._stored,
             self.reports.store_failed,
             self.reports.mended,
+            settings.key_in_metadata,
         )
         self.writer.start()
         if not self.writer.thread.is_alive():
             self.intake.attention = True  # so that callers look in: they store until a thread can be started
+        self._look_for_held()
         self._unregister = _process.at_exit(self.close_at_exit)
+
+    def _look_for_held(self) -> None:
+        """For `health`, which looks nowhere itself."""
+        try:
+            if self._desk.run(self.store.has_held):
+                self._desk.run(self.store.counts)
+        except SpoolError:
+            pass  # whoever needs the store next is told
 
     def bind(self, base_url: str) -> None:
         """Says where the events of the spool go; see `Spool.bind`."""
@@ -102,6 +119,7 @@ class Parts:
             max_attempts=settings.max_attempts,
             flush_at=settings.flush_at,
             flush_interval=settings.flush_interval,
+            hold_after=settings.hold_after,
         )
         self.flusher.start()
 
@@ -127,7 +145,7 @@ class Parts:
             return  # the last commit took it along
         if not self._at_exit:
             raise BufferClosedError("the buffer is closed; this event was not stored")
-        batch = _batch.encode(self.intake.recorder, 0, [event])
+        batch = _batch.encode(self.intake.recorder, 0, [event], key_field=self._settings.key_in_metadata)
         try:
             # Under a name of its own: the store takes a lower number of the same recorder for a repetition.
             self.store.append_alone(batch._replace(id=f"late-{self.intake.recorder}/{next(self._late_numbers)}"))
@@ -145,7 +163,7 @@ class Parts:
     # -- draining ------------------------------------------------------------------------------------------------
 
     def flush(self, deadline: float) -> FlushResult:
-        """Waits until what was recorded before this call is settled, or the deadline has passed.
+        """Waits until what was recorded before this call is settled or held, or the deadline has passed.
 
         Raises:
             BufferClosedError: the end of the process has closed the buffer.
@@ -166,13 +184,17 @@ class Parts:
             rung = self._settled.rung
             oldest = self._desk.run(self.store.first_sequence)
             if oldest is None or oldest > newest:
-                return FlushResult(0)
+                return self._only_held() if self._desk.run(self.store.has_held) else FlushResult(0)
             if self._ended is not None:  # by a signal handler, or another thread
                 return self._ended
             left = deadline - time.monotonic()
             if left <= 0:
                 return self.result()
             self._wait_or_work(rung, min(left, _LOOK_EVERY))
+
+    def _only_held(self) -> FlushResult:
+        held = self._desk.run(self.store.counts).held.events
+        return FlushResult(held, self.problem() or _about_held(held))
 
     def _wait_or_work(self, rung: object, seconds: float) -> None:
         """Waits for a settlement. Where the flusher has no thread, does its work meanwhile."""
@@ -262,13 +284,33 @@ class Parts:
             self.flusher.hurry()
         return count
 
+    def reconcile(
+        self, read_usage: Optional[ReadUsage], *, resend: bool, settle: bool, min_age: float
+    ) -> Reconciliation:
+        """Moves on what is held; see `UsageBuffer.reconcile`."""
+        run = Reconciler(self.store, self._desk.run, min_age, lambda posts: self.reports.settled(posts, []))
+        if resend:
+            result = run.resend_all()
+        elif settle:
+            result = run.settle_all()
+        else:
+            key_field = self._settings.key_in_metadata
+            if key_field is None or read_usage is None:
+                raise ValidationError(_CANNOT_COMPARE)
+            result = run.compare(read_usage, key_field)
+        if self.flusher is not None:
+            self.flusher.hurry()
+        return result
+
     # -- looking -------------------------------------------------------------------------------------------------
 
     def result(self) -> FlushResult:
         """What is pending, and why."""
         problem = self.problem()
         try:
-            pending = self._desk.run(self.store.counts).pending.events
+            counts = self._desk.run(self.store.counts)
+            pending, held = counts.pending.events, counts.held.events
+            problem = problem or (_about_held(held) if held else None)
         except SpoolError as error:
             pending, problem = 1, problem or str(error)  # not nothing: that would pass for delivered
         return FlushResult(pending + self.writer.waiting().events, problem)
@@ -305,6 +347,8 @@ class Parts:
             problem=self.problem(),
             spool_bytes=counts.size,
             set_aside=tuple(_spool_file.files_set_aside(self._settings.path)),
+            held=counts.held,
+            unknown_resends=flusher.unknown_resends if flusher else 0,
         )
 
     def health(self) -> Health:
@@ -319,6 +363,7 @@ class Parts:
             flusher=PartHealth(True, "off") if flusher is None else _flusher_health(flusher),
             spool=PartHealth(trouble is None, "works" if trouble is None else "failing", trouble),
             gate=PartHealth(gate is None, "open" if gate is None else "closed", gate),
+            held=_held_health(self.store.known_held),
         )
 
     def _stored(self, events: int) -> None:
@@ -336,6 +381,14 @@ def _flusher_health(flusher: Flusher) -> PartHealth:
     if not flusher.thread.is_alive():
         return PartHealth(False, "no thread", flusher.thread.failure or "only flush() and close() deliver")
     return PartHealth(True, "delivering" if flusher.delivering else "standing by", flusher.thread.failure)
+
+
+def _held_health(events: int) -> PartHealth:
+    return PartHealth(True, "holding", _about_held(events)) if events else PartHealth(True, "none")
+
+
+def _about_held(events: int) -> str:
+    return f"{events} events are held because their outcome is unknown: reconcile() moves them on"
 
 
 def _all_ids(store: Store) -> List[int]:

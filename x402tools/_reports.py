@@ -12,7 +12,7 @@ from x402tools._batch import Post
 from x402tools._callbacks import Callbacks
 from x402tools._flusher import Observer
 from x402tools._settings import UserCallbacks
-from x402tools._store import Burial
+from x402tools._store import Burial, Holding
 from x402tools.errors import SpoolError
 from x402tools.models import Usage
 
@@ -38,6 +38,10 @@ class Reports(Observer):
         self._name = name
         self._on_settled = on_settled
         self._dead = _Line("%d POSTs became dead letters; the last because: %s; see UsageBuffer.dead_letters()")
+        self._unknown = _Line(
+            "%d POSTs have an unknown outcome and are held until UsageBuffer.reconcile(), neither lost nor sent again; "
+            "the last because: %s"
+        )
         self._lost = _Line("%d events were dropped: %s")
 
     def settled(self, delivered: List[Post], buried: List[Burial]) -> None:
@@ -50,6 +54,9 @@ class Reports(Observer):
             if callback is not None:
                 self.calls.call(lambda both, call=callback: call(*both), (usage_of(burial.post), burial.reason))
         self._on_settled()
+
+    def held(self, held: List[Holding]) -> None:
+        self._unknown.count(held[-1].reason, len(held))
 
     def gate_changed(self, reason: Optional[str]) -> None:
         if reason is None:
@@ -93,8 +100,8 @@ class _Line:
         self._count = 0
         self._next = 0.0
 
-    def count(self, why: str) -> None:
-        self._count += 1
+    def count(self, why: str, number: int = 1) -> None:
+        self._count += number
         if time.monotonic() >= self._next:
             count, self._count, self._next = self._count, 0, time.monotonic() + _LINE_EVERY
             log.error(self._text, count, why)  # last, because a log handler may record usage and come back here

@@ -14,11 +14,15 @@ Guarantees:
    before that, those POSTs are sent again under the same keys. The claim is kept as long as something is owed, because
    only its holder may write it down.
 
+What is noted before it is sent (see `_store`) needs no note while it is only here: it dies with the process. The note
+goes into the spool together with the batch. A POST from the spool is not sent while the spool takes no note.
+
 POSTs from memory have negative sequence numbers, those from the spool positive ones.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from x402tools import _batch
@@ -27,10 +31,20 @@ from x402tools._connection import DamagedError
 from x402tools._fair_lock import FairLock
 from x402tools._spool import Deposit, Spool
 from x402tools._spool_rows import numbered
-from x402tools._store import Acknowledgement, Burial, Counts, DeadLetter, Place, SealedBatch, Tally
+from x402tools._store import (
+    Acknowledgement,
+    Burial,
+    Counts,
+    DeadLetter,
+    HeldPost,
+    Holding,
+    Place,
+    SealedBatch,
+    Tally,
+)
 from x402tools.errors import SpoolError
 
-Settled = Union[Acknowledgement, Burial]
+Settled = Union[Acknowledgement, Burial, Holding]
 _Result = TypeVar("_Result")
 
 # Batches (of 500 events) kept while the disk fails; the rest waits in the intake, which has its own limit.
@@ -52,6 +66,7 @@ class _Kept:
         self.batch = batch
         self.posts: Optional[List[Post]] = None  # once handed out
         self.settled = 0  # a bit for each POST that is not pending any more
+        self.sending: Dict[int, float] = {}  # positions that were noted as being sent, and since when
 
     @property
     def left(self) -> List[int]:
@@ -67,6 +82,11 @@ class _Kept:
         if self.posts is None or not self.settled:
             return self.batch
         return _batch.encode_posts(self.batch.id, [self.posts[at] for at in self.left])
+
+    def notes(self) -> List[Tuple[str, int, float]]:
+        """What `to_store` has to go with it; see `Deposit`."""
+        new = {at: position for position, at in enumerate(self.left)}
+        return [(self.batch.id, new[at], since) for at, since in self.sending.items() if at in new]
 
 
 class _Moved(NamedTuple):
@@ -88,10 +108,12 @@ class Reserve:
         self._delivered = Tally()  # from memory, not in the ledger yet
         self._dropped = Tally()
         self._buried: List[Burial] = []  # from memory, not in the spool yet
+        self._held: List[Holding] = []  # likewise
         self._unsure: Optional[Tuple[Deposit, Dict[int, _Kept]]] = None  # the last deposit, if it may be stored
         self._deposits = 0
         self._newest: Dict[str, int] = {}  # the number of each recorder's last batch
         self._next_sequence = -1
+        self._known_held = 0  # events
         self._known: Optional[Counts] = None  # what the spool said when it could last be read
         self._trouble: Optional[SpoolError] = None  # of the last attempt to write
         self._read_trouble: Optional[SpoolError] = None  # of the flusher's last attempt to read
@@ -149,7 +171,8 @@ class Reserve:
     @property
     def is_behind(self) -> bool:
         """Whether there is anything that the spool has yet to learn."""
-        return bool(self._kept or self._owed or self._buried or self._delivered.events or self._dropped.events)
+        set_aside = self._buried or self._held
+        return bool(self._kept or self._owed or set_aside or self._delivered.events or self._dropped.events)
 
     def give_up(self) -> List[Post]:
         """The POSTs that are only in memory; from now on they count as dropped."""
@@ -188,11 +211,35 @@ class Reserve:
             batches += [self._hand_out(sequence) for sequence, kept in self._kept.items() if kept.posts is None]
             return batches
 
-    def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
+    def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
+        """See `Store`. Never raises SpoolError: what the spool does not take is not noted, and `trouble` says why."""
+        with self._lock:
+            try:
+                self._resolve()
+            except SpoolError as error:
+                self._trouble = error
+                return []
+            in_spool = {place: there for place in begun if (there := self._place_in_spool(place)) is not None}
+            ended_there = [there for place in ended if (there := self._place_in_spool(place)) is not None]
+            noted = [place for place in begun if place not in in_spool]
+            self._note_here(noted, ended)
+            if self._trouble is not None or not (in_spool or ended_there):
+                return noted
+            try:
+                self._spool.note_sending(list(in_spool.values()), ended_there)
+            except SpoolError as error:
+                self._trouble = error
+                return noted
+            return [*noted, *in_spool]
+
+    def settle(
+        self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial], held: Sequence[Holding] = ()
+    ) -> None:
         with self._lock:
             if not self._spool.has_claim:
                 raise SpoolError(f"{self._spool.path}: only the process that holds the claim settles")
-            settled: List[Settled] = [*acknowledged, *buried]
+            settled: List[Settled] = [*acknowledged, *buried, *held]
+            self._known_held += _sum([one.post for one in held]).events
             try:
                 self._resolve()
                 self._write_down_owed()
@@ -231,7 +278,8 @@ class Reserve:
             try:
                 if not self._kept and not self._owed:
                     return self._spool.first_sequence()
-                return 0 if self.counts().pending.events else None
+                counts = self.counts()
+                return 0 if counts.pending.events > counts.held.events else None
             except SpoolError:
                 return 0  # nobody can say: as if something were pending
 
@@ -248,14 +296,18 @@ class Reserve:
             owed_delivered = _sum([one.post for one in self._owed if isinstance(one, Acknowledgement)])
             owed_dead = _sum([one.post for one in self._owed if isinstance(one, Burial)])
             dead = _sum([burial.post for burial in self._buried])
-            pending = spool.pending.plus(kept).minus(owed_delivered).minus(owed_dead)
+            owed_held = _sum([one.post for one in self._owed if isinstance(one, Holding)])
+            held = _sum([holding.post for holding in self._held])
+            pending = spool.pending.plus(kept).plus(held).minus(owed_delivered).minus(owed_dead)
+            self._known_held = spool.held.plus(owed_held).plus(held).events
             return spool._replace(
-                recorded=spool.recorded.plus(kept).plus(self._delivered).plus(self._dropped).plus(dead),
+                recorded=spool.recorded.plus(kept).plus(self._delivered).plus(self._dropped).plus(dead).plus(held),
                 delivered=spool.delivered.plus(self._delivered).plus(owed_delivered),
                 pending=pending,
                 dead=spool.dead.plus(dead).plus(owed_dead),
                 dropped=spool.dropped.plus(self._dropped),
-                in_memory=kept.events,
+                in_memory=kept.plus(held).events,
+                held=spool.held.plus(owed_held).plus(held),
             )
 
     # -- straight to the spool ---------------------------------------------------------------------------------------
@@ -265,6 +317,29 @@ class Reserve:
 
     def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
         return _repeated_on_damage(lambda: self._spool.dead_letters(after, limit))
+
+    def held(self, after: int, limit: int) -> List[HeldPost]:
+        return _repeated_on_damage(lambda: self._spool.held(after, limit))
+
+    def has_held(self) -> bool:
+        """Whether any POST is held; while the spool cannot be read, as far as it is known."""
+        with self._lock:
+            if self._held or any(isinstance(one, Holding) for one in self._owed):
+                return True
+            try:
+                return _repeated_on_damage(self._spool.has_held)
+            except SpoolError:
+                return self._known is not None and self._known.held.events > 0
+
+    @property
+    def known_held(self) -> int:
+        """How many events were held when that was last looked up; at the disk nobody looks for it."""
+        return self._known_held
+
+    def resolve(self, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:
+        settled, resent = _repeated_on_damage(lambda: self._spool.resolve(booked, absent))
+        self._known_held = max(self._known_held - _sum([*settled, *resent]).events, 0)
+        return settled, resent
 
     def requeue(self, ids: Sequence[int]) -> int:
         return _repeated_on_damage(lambda: self._spool.requeue(ids))
@@ -315,13 +390,16 @@ class Reserve:
         self._unsure = None
 
     def _deposit(self) -> None:
-        anything = self._kept or self._buried or self._delivered.events or self._dropped.events
+        anything = self._kept or self._buried or self._held or self._delivered.events or self._dropped.events
         if not anything:
             return
         self._deposits += 1
         kept = dict(self._kept)
         batches = [batch.to_store() for batch in kept.values()]
-        deposit = Deposit(self._deposits, batches, self._delivered, self._dropped, tuple(self._buried))
+        notes = [note for batch in kept.values() for note in batch.notes()]
+        deposit = Deposit(
+            self._deposits, batches, self._delivered, self._dropped, tuple(self._buried), tuple(self._held), notes
+        )
         self._unsure = deposit, kept  # until it has arrived, which an interrupt in a caller's thread may prevent too
         self._spool.deposit(deposit)
         self._arrived(deposit, kept)
@@ -338,9 +416,11 @@ class Reserve:
             self._moved[sequence] = _Moved(place, {at: new for new, at in enumerate(batch.left)})
         left = {sequence: batch for sequence, batch in self._kept.items() if sequence not in kept}
         delivered, dropped = self._delivered.minus(deposit.delivered), self._dropped.minus(deposit.dropped)
-        buried = self._buried[len(deposit.buried) :]
+        buried, held = self._buried[len(deposit.buried) :], self._held[len(deposit.held) :]
         # In one step: an interrupt that came in between would have some of it counted again.
-        self._unsure, self._kept, self._delivered, self._dropped, self._buried = None, left, delivered, dropped, buried
+        self._unsure, self._kept, self._delivered, self._dropped, self._buried, self._held = (
+            None, left, delivered, dropped, buried, held,
+        )  # fmt: skip
 
     def _hand_out(self, sequence: int) -> SealedBatch:
         kept = self._kept[sequence]
@@ -354,9 +434,27 @@ class Reserve:
         self._owed = [moved for moved in map(self._where_it_is, self._owed) if moved is not None]
         acknowledged = [one for one in self._owed if isinstance(one, Acknowledgement)]
         buried = [one for one in self._owed if isinstance(one, Burial)]
+        held = [one for one in self._owed if isinstance(one, Holding)]
         if self._owed:
-            self._spool.settle(acknowledged, buried)
+            self._spool.settle(acknowledged, buried, held)
             self._owed = []
+
+    def _place_in_spool(self, place: Place) -> Optional[Place]:
+        """Where a POST is now; None when it is only in memory, or nowhere."""
+        if place.sequence >= 0:
+            return place
+        moved = self._moved.get(place.sequence)
+        if moved is None or place.position not in moved.positions:
+            return None
+        return Place(moved.sequence, moved.positions[place.position])
+
+    def _note_here(self, begun: Sequence[Place], ended: Sequence[Place]) -> None:
+        for place in begun:
+            if place.sequence in self._kept:
+                self._kept[place.sequence].sending.setdefault(place.position, time.time())
+        for place in ended:
+            if place.sequence in self._kept:
+                self._kept[place.sequence].sending.pop(place.position, None)
 
     def _where_it_is(self, settled: Settled) -> Optional[Settled]:
         """The settlement as one for the spool; None when it was for memory, and is done."""
@@ -378,6 +476,8 @@ class Reserve:
         kept.settled |= bit
         if isinstance(settled, Burial):
             self._buried.append(settled)
+        elif isinstance(settled, Holding):
+            self._held.append(settled)
         else:
             self._delivered = self._delivered.plus(Tally(settled.post.events, settled.post.amount))
         if not kept.left:

@@ -9,7 +9,10 @@ from x402tools.models import Usage
 
 DURABILITIES = ("interval", "commit", "fsync")
 QUEUE_FULL_POLICIES = ("reject", "block", "raise")
+UNKNOWN_POLICIES = ("resend", "hold")
 LONGEST = 86400.0  # seconds
+LONGEST_WINDOW = 366 * 86400.0  # seconds
+LONGEST_KEY_FIELD = 64  # characters
 
 
 class UserCallbacks(NamedTuple):
@@ -37,6 +40,14 @@ class Settings(NamedTuple):
     exit_timeout: float
     delivers: bool
     user: UserCallbacks
+    on_unknown: str = "resend"
+    idempotency_window: Optional[float] = None
+    key_in_metadata: Optional[str] = None
+
+    @property
+    def hold_after(self) -> Optional[float]:
+        """Seconds after which a POST of unknown outcome is held; None: never."""
+        return 0.0 if self.on_unknown == "hold" else self.idempotency_window
 
     def checked(self) -> Settings:
         """These settings.
@@ -46,6 +57,9 @@ class Settings(NamedTuple):
         """
         _check_choice("durability", self.durability, DURABILITIES)
         _check_choice("on_queue_full", self.on_queue_full, QUEUE_FULL_POLICIES)
+        _check_choice("on_unknown", self.on_unknown, UNKNOWN_POLICIES)
+        _check_window(self.idempotency_window, self.on_unknown)
+        _check_key_field(self.key_in_metadata)
         _check_number("flush_at", self.flush_at, 1, 10**9)
         _check_number("max_concurrency", self.max_concurrency, 1, 1000)
         _check_number("max_queue_size", self.max_queue_size, 1, 10**9)
@@ -64,6 +78,23 @@ def check_seconds(argument: str, value: object) -> float:
     if type(value) not in (int, float) or not 0 <= value <= LONGEST:  # type: ignore[operator]  # a number by now
         raise ValidationError(f"{argument} must be seconds from 0 to {LONGEST:.0f}")
     return float(value)  # type: ignore[arg-type]  # a number by now
+
+
+def _check_window(value: object, on_unknown: str) -> None:
+    if value is None:
+        return
+    if on_unknown == "hold":
+        raise ValidationError('idempotency_window says how long to resend; with on_unknown="hold" nothing is resent')
+    if type(value) not in (int, float) or not 0 < value <= LONGEST_WINDOW:  # type: ignore[operator]  # a number by now
+        raise ValidationError(f"idempotency_window must be seconds above 0, up to {LONGEST_WINDOW:.0f}, or None")
+
+
+def _check_key_field(value: object) -> None:
+    usable = isinstance(value, str) and 0 < len(value) <= LONGEST_KEY_FIELD and value.isascii() and value.isprintable()
+    if value is not None and not usable:
+        raise ValidationError(
+            f"key_in_metadata must be a field name of 1 to {LONGEST_KEY_FIELD} printable ASCII characters, or None"
+        )
 
 
 def _check_choice(argument: str, value: object, choices: Tuple[str, ...]) -> None:

@@ -3,6 +3,8 @@
     sealed    a row is a batch of frozen POSTs, written once
     settled   for a batch that is partly done: a bit for each POST that is not pending any more
     dead      a row is one POST set aside, or a batch that turned out to be damaged
+    sending   a row is a POST that was noted before it was sent   } only where a POST of unknown outcome
+    held      a row is one POST whose outcome is unknown          } may not simply be sent again
     ledger    counters that are never recomputed: recorded, delivered, dropped
     meta      sqlitedict's own table: the destination, the last settlement, what each recorder stored last
 
@@ -20,22 +22,22 @@ import os
 import secrets
 import time
 import uuid
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from x402tools import _batch, _spool_rows
+from x402tools import _batch, _spool_held, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import Connection, DamagedError, Row, Transaction, transaction_here
+from x402tools._connection import Connection, DamagedError, Row, transaction_here
 from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving, count, dead_row
 from x402tools._spool_setup import FORMAT
-from x402tools._store import Acknowledgement, Burial, Counts, DeadLetter, Place, SealedBatch, Tally
+from x402tools._store import Acknowledgement, Burial, Counts, DeadLetter, HeldPost, Holding, Place, SealedBatch, Tally
 from x402tools.errors import SpoolError
 
 __all__ = ["FORMAT", "Deposit", "Spool"]
 
 _OLDEST = (
-    f"SELECT sealed.sequence, sealed.events, sealed.units, {_spool_rows.VALUE_IF_IT_FITS},"
+    f"SELECT sealed.sequence, sealed.events, sealed.units, {_spool_rows.VALUE_IF_IT_FITS}, {_spool_held.NOTES},"
     " settled.bits, settled.events, settled.units FROM sealed LEFT JOIN settled ON settled.sequence = sealed.sequence"
     " WHERE sealed.sequence > ? ORDER BY sealed.sequence LIMIT ?"
 )
@@ -60,6 +62,8 @@ class Deposit(NamedTuple):
     delivered: Tally = Tally()  # recorded and delivered without ever being stored
     dropped: Tally = Tally()
     buried: Sequence[Burial] = ()  # recorded and refused without ever being stored
+    held: Sequence[Holding] = ()  # recorded and of unknown outcome, without ever being stored
+    sending: Sequence[Tuple[str, int, float]] = ()  # notes: batch, position in it, seconds since 1970
 
 
 class Spool:
@@ -85,6 +89,7 @@ class Spool:
         self._progress: Dict[int, Progress] = {}
         self._unsure: Optional[Tuple[str, Dict[int, Progress]]] = None  # the last settlement, if it may be stored
         self._reread_from: Optional[int] = None  # see `oldest_sealed`
+        self._has_notes = False  # this process has written or seen notes about what is being sent
         self._next_size_check = 0.0
         self._file = OpenFile(path, sync=sync, make_folder=make_folder, on_change=self._read_again)
         self.notices = self._file.notices
@@ -103,7 +108,9 @@ class Spool:
     def _bind(self, connection: Connection, fingerprint: str) -> None:
         with connection.transaction() as transaction:
             known = transaction.rows("SELECT CAST(value AS BLOB) FROM meta WHERE key = 'destination'")
-            waiting = transaction.rows("SELECT 1 FROM sealed UNION ALL SELECT 1 FROM dead LIMIT 1")
+            waiting = transaction.rows(
+                "SELECT 1 FROM sealed UNION ALL SELECT 1 FROM dead UNION ALL SELECT 1 FROM held LIMIT 1"
+            )
             if known and known[0][0] != fingerprint.encode() and waiting:
                 raise SpoolError(
                     f"{self.path}: holds usage for another base_url; deliver it there first, or use another path"
@@ -131,6 +138,10 @@ class Spool:
                     place = f"{self._name} {burial.place.sequence}/{burial.place.position}"
                     transaction.run(BURY, dead_row(burial, place))
                     count(transaction, "recorded", Tally(burial.post.events, burial.post.amount))
+                _spool_held.hold(transaction, deposit.held, f"{self._name} ")
+                count(transaction, "recorded", _spool_held.total([holding.post for holding in deposit.held]))
+                for note in deposit.sending:
+                    _spool_held.note_in_batch(transaction, *note)
                 for name, tally in (("delivered", deposit.delivered), ("dropped", deposit.dropped)):
                     count(transaction, name, tally)
                     count(transaction, "recorded", tally)
@@ -151,26 +162,34 @@ class Spool:
         with transaction_here(self.path, _spool_rows.ARRIVING) as transaction:
             transaction.run(ARRIVE, arriving(batch))
 
-    def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
+    def settle(
+        self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial], held: Sequence[Holding] = ()
+    ) -> None:
         if not self.has_claim:
             raise SpoolError(f"{self.path}: only the process that holds the claim settles")
         with self._file.use() as connection:
             if self._unsure is not None and self._turned_out_stored(connection, *self._unsure):
                 acknowledged = [one for one in acknowledged if self._is_pending(one.place)]
                 buried = [one for one in buried if self._is_pending(one.place)]
+                held = [one for one in held if self._is_pending(one.place)]
             self._unsure = None
             if self._reread_from is not None:
                 acknowledged = [one for one in acknowledged if self._still_has(one.place, one.post)]
                 buried = [one for one in buried if self._still_has(one.place, one.post)]
+                held = [one for one in held if self._still_has(one.place, one.post)]
             posts = [done.post for done in acknowledged]
             settlement = uuid.uuid4().hex
-            progress = self._after([*acknowledged, *buried])
+            settled: List[Any] = [*acknowledged, *buried, *held]
+            progress = self._after(settled)
             try:
                 with connection.transaction() as transaction:
                     for sequence, state in progress.items():
                         _spool_rows.write_progress(transaction, sequence, state)
                     for burial in buried:
                         transaction.run(BURY, dead_row(burial, f"{burial.place.sequence}/{burial.place.position}"))
+                    _spool_held.hold(transaction, held)
+                    if self._has_notes:
+                        _spool_held.forget_notes(transaction, [one.place for one in settled])
                     delivered = Tally(sum(post.events for post in posts), sum(post.amount for post in posts))
                     count(transaction, "delivered", delivered)
                     transaction.run("REPLACE INTO meta VALUES ('settlement', ?)", (settlement,))
@@ -180,6 +199,18 @@ class Spool:
                 self._unsure = settlement, progress
                 raise
             self._advance(progress)
+
+    def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
+        if not self.has_claim:
+            raise SpoolError(f"{self.path}: who sends has to hold the claim")
+        self._has_notes = True
+        with self._file.use() as connection, connection.transaction() as transaction:
+            _spool_held.write_notes(transaction, begun, ended)
+        return list(begun)
+
+    def resolve(self, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:
+        with self._file.use() as connection, connection.transaction() as transaction:
+            return _spool_held.resolve(transaction, booked, absent)
 
     def requeue(self, ids: Sequence[int]) -> int:
         total = 0
@@ -249,6 +280,26 @@ class Spool:
         with self._file.use() as connection:
             return [_spool_rows.dead_letter(*row) for row in connection.rows(_DEAD_LETTERS, (after, limit))]
 
+    def held(self, after: int, limit: int) -> List[HeldPost]:
+        with self._file.use() as connection:
+            while True:
+                rows = connection.rows(_spool_held.HELD, (after, limit))
+                posts, damaged = _spool_held.held_posts(rows)
+                if damaged:
+                    self.notices.append(
+                        f"{len(damaged)} held POSTs in {self.path} are damaged: set aside as dead letters"
+                    )
+                    with connection.transaction() as transaction:
+                        _spool_held.set_aside(transaction, damaged)
+                if posts or not rows:
+                    return posts
+                after = rows[-1][0]
+
+    def has_held(self) -> bool:
+        """Whether any POST is held."""
+        with self._file.use() as connection:
+            return bool(connection.rows(_spool_held.ANY_HELD))
+
     def counts(self) -> Counts:
         sums = _spool_rows.SUMS
         with self._file.use() as connection, connection.transaction("DEFERRED") as transaction:  # one moment for all
@@ -256,15 +307,19 @@ class Spool:
             sealed = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM sealed")[0])
             settled = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM settled")[0])
             dead = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM dead")[0])
+            held = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM held")[0])
             oldest = transaction.rows("SELECT sealed_at FROM sealed ORDER BY sequence LIMIT 1")
+            if held.events:
+                oldest = [min(oldest + transaction.rows(_spool_held.OLDEST_HELD))]
             return Counts(
                 recorded=ledger["recorded"],
                 delivered=ledger["delivered"],
-                pending=Tally(sealed.events - settled.events, sealed.units - settled.units),
+                pending=sealed.minus(settled).plus(held),
                 dead=dead,
                 dropped=ledger["dropped"],
                 oldest_pending_at=float(oldest[0][0]) if oldest else None,
-                size=_size(transaction),
+                size=_spool_rows.size(transaction),
+                held=held,
             )
 
     # -- who delivers, and housekeeping --------------------------------------------------------------------------
@@ -305,6 +360,9 @@ class Spool:
 
     def tidy(self) -> None:
         with self._file.use() as connection:
+            if self._has_notes:  # of batches that are gone, and that were settled by a process that did not look
+                with connection.transaction() as transaction:
+                    transaction.run(_spool_held.FORGET_LEFTOVERS)
             connection.rows(_EMPTY_LOG)
             if self.first_sequence() is None and os.path.getsize(self.path) > _WORTH_SHRINKING:
                 connection.rows("VACUUM")
@@ -343,7 +401,7 @@ class Spool:
     def _check_room(self, connection: Connection) -> None:
         """Looks at the size now and then only: it costs as much as half a commit."""
         if time.monotonic() >= self._next_size_check:
-            if _size(connection) >= self._max_bytes:
+            if _spool_rows.size(connection) >= self._max_bytes:
                 raise SpoolError(f"{self.path}: has reached max_disk_bytes; events wait in memory until there is room")
             self._next_size_check = time.monotonic() + _SIZE_CHECK_EVERY
 
@@ -357,7 +415,14 @@ class Spool:
             raise
 
     def _hand_out(
-        self, connection: Connection, sequence: int, events: int, units: int, value: Optional[bytes], *settled: Any
+        self,
+        connection: Connection,
+        sequence: int,
+        events: int,
+        units: int,
+        value: Optional[bytes],
+        notes: Optional[bytes],
+        *settled: Any,
     ) -> Optional[SealedBatch]:
         """The POSTs of a row that are pending, or None when it is damaged or handed out already."""
         if sequence in self._progress and self._reread_from is not None:
@@ -376,7 +441,10 @@ class Spool:
                 transaction.run("UPDATE sealed SET events = ?, units = ? WHERE sequence = ?", (*truth, sequence))
         state = self._progress[sequence] = _spool_rows.progress(posts, *settled)
         left = [(Place(sequence, at), post) for at, post in enumerate(posts) if not state.bits >> at & 1]
-        return SealedBatch(sequence, left)
+        if notes is None:
+            return SealedBatch(sequence, left)
+        self._has_notes = True
+        return SealedBatch(sequence, left, _spool_held.notes(notes))
 
     def _turned_out_stored(self, connection: Connection, settlement: str, progress: Dict[int, Progress]) -> bool:
         known = connection.rows("SELECT value FROM meta WHERE key = 'settlement'")
@@ -432,11 +500,3 @@ class Spool:
             place = f"{sequence}/damaged"
             transaction.run(BURY, (place, f"damaged batch {sequence}", events, units, 0, details, value))
             _spool_rows.forget_batch(transaction, sequence)
-
-
-def _size(source: Union[Connection, Transaction]) -> int:
-    sql = (
-        "SELECT (page_count - freelist_count) * page_size"
-        " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
-    )
-    return int(source.rows(sql)[0][0])

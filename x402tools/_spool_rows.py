@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from x402tools import _batch
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import DamagedError, Row, Transaction
+from x402tools._connection import Connection, DamagedError, Row, Transaction
 from x402tools._store import Burial, DeadLetter, Tally
 
 # Sums of units may pass what SQLite can add (2**63): they are kept as high * 2**26 + low, or high * 2**53 + low.
@@ -49,6 +49,10 @@ _ADD_AGAIN = "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES
 REMEMBER = "REPLACE INTO meta VALUES (?, ?)"
 BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(sum(units & {2**_HALF - 1}), 0)"
+_SIZE = (
+    "SELECT (page_count - freelist_count) * page_size"
+    " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
+)
 LEDGER = "SELECT CAST(name AS BLOB), events, high, low FROM ledger LIMIT 10"
 
 # False for a value larger than any that is written; asking for the length of a blob does not read it.
@@ -118,6 +122,11 @@ def count(transaction: Transaction, name: str, tally: Tally) -> None:
     transaction.run(_COUNT, (tally.events, low, low, name))
     if tally.units >= _BASE:
         transaction.run("UPDATE ledger SET high = high + ? WHERE name = ?", (tally.units // _BASE, name))
+
+
+def size(source: Union[Connection, Transaction]) -> int:
+    """Bytes in use."""
+    return int(source.rows(_SIZE)[0][0])
 
 
 def tally(row: Row) -> Tally:

@@ -3,6 +3,7 @@
 What is at the path          then
 nothing, or an empty file    the tables are made
 a spool of this format       used, if it holds exactly our tables
+a spool of an earlier one    the tables that it lacks are made
 a spool of a later format    refused and left as it is
 another program's database   refused and left as it is
 anything else                damaged, or made by somebody: set aside under a name that says so, and a new one is made
@@ -14,17 +15,17 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from typing import Iterator, NamedTuple, Optional, Set, Tuple
+from typing import Iterator, NamedTuple, Optional, Sequence, Set, Tuple
 
-from x402tools import _spool_file
+from x402tools import _spool_file, _spool_held
 from x402tools._connection import META_TABLE, DatabaseError, PlainConnection, in_memory, is_damage, plain, prepare
 from x402tools._process import FileLock
 from x402tools.errors import SpoolError
 
-FORMAT = 1  # of the tables; in PRAGMA user_version
+FORMAT = 2  # of the tables; in PRAGMA user_version
 _APPLICATION = 0x78343032  # "x402", in PRAGMA application_id, so that another program's database is not taken for ours
 
-_TABLES = (
+_FIRST_TABLES = (  # of format 1
     (
         "CREATE TABLE IF NOT EXISTS sealed (sequence INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT UNIQUE NOT NULL,"
         " sealed_at REAL NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, value BLOB NOT NULL)"
@@ -43,6 +44,7 @@ _TABLES = (
         " low INTEGER NOT NULL)"
     ),
 )
+_TABLES = (*_FIRST_TABLES, *_spool_held.TABLES)
 _SCHEMA = (
     *_TABLES,
     "INSERT OR IGNORE INTO ledger VALUES ('recorded', 0, 0, 0), ('delivered', 0, 0, 0), ('dropped', 0, 0, 0)",
@@ -129,7 +131,7 @@ def _replace(path: str, reason: str) -> Aside:
 
 
 def _fault(path: str) -> Optional[str]:
-    """What is wrong with the file; None when nothing is, and "" when it is a new one that has no tables yet.
+    """What is wrong with the file; None when nothing is, and "" when it only lacks tables: a new one, or an earlier.
 
     Raises:
         SpoolError: it belongs to another program or a later version.
@@ -150,10 +152,14 @@ def _fault(path: str) -> Optional[str]:
         raise SpoolError(f"{path}: is the database of another program; choose another path")
     if version > FORMAT:
         raise SpoolError(f"{path}: was written by a later version of x402tools (format {version}); upgrade this one")
-    strange = sorted(f"{kind} {name!r}" for kind, name, _ in objects - _expected())
+    expected = _expected(_TABLES)
+    strange = sorted(f"{kind} {name!r}" for kind, name, _ in objects - expected)
     if strange:  # a trigger or a view of somebody's making would run with every statement of ours
         return f"holds what this version did not make: {', '.join(strange)[:200]}"
-    return None if objects >= _expected() else "tables are missing"
+    if objects >= expected:
+        return None
+    is_earlier = version < FORMAT and objects >= _expected(_FIRST_TABLES)
+    return "" if is_earlier else "tables are missing"
 
 
 def _objects(connection: PlainConnection) -> Set[Tuple[str, str, str]]:
@@ -170,11 +176,11 @@ def _text(raw: Optional[bytes]) -> str:
     return (raw or b"").decode("utf-8", "backslashreplace")
 
 
-def _expected() -> Set[Tuple[str, str, str]]:
+def _expected(tables: Sequence[str]) -> Set[Tuple[str, str, str]]:
     connection = in_memory()
     try:
         connection.execute(META_TABLE)
-        for statement in _TABLES:
+        for statement in tables:
             connection.execute(statement)
         return _objects(connection)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
 
 from x402tools._store import Tally
@@ -15,7 +15,7 @@ class FlushResult:
     Attributes:
         pending: events in the spool and in memory that are not settled, those of other processes included. While the
             spool cannot be read nobody can say: at least 1 then.
-        problem: why they wait, as far as it is known.
+        problem: why they wait, as far as it is known. What is held waits for `reconcile`, and for nothing else.
     """
 
     pending: int
@@ -37,10 +37,13 @@ class BufferStats:
         in_memory: the part of pending that this process has not stored yet.
         in_flight: POSTs this process has under way.
         retries: attempts of this process that failed and are repeated.
+        unknown_resends: those of them whose outcome was unknown, and that were repeated. A service that ignores keys
+            has booked at most so many POSTs of this process twice.
         oldest_pending_age: seconds since the oldest pending event was stored, or None.
         delivering: True in the one process of all that share the spool which delivers.
         problem: why deliveries or the spool are at a halt, or None.
         spool_bytes: bytes in use in the spool.
+        held: the part of pending whose outcome is unknown, and that is not sent again before `reconcile`.
         set_aside: damaged spool files that are kept beside the spool; what could be read of them was carried over.
     """
 
@@ -57,6 +60,8 @@ class BufferStats:
     problem: Optional[str]
     spool_bytes: int
     set_aside: Tuple[str, ...] = ()
+    held: Tally = field(default_factory=Tally)
+    unknown_resends: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,15 @@ class Health:
             `flush` and `close` deliver); "off" (`deliver=False`, or no client yet); "not started"; "closed".
         spool: "works"; "failing"; "not started"; "closed".
         gate: "open"; "closed" (the service is away, asked to wait, or refuses the key).
+        held: "none"; "holding" (events wait for `reconcile`, as many as `reason` says). Never a fault of this process,
+            and so always ok. As far as this process has looked: those that another one holds show in `stats`.
     """
 
     writer: PartHealth
     flusher: PartHealth
     spool: PartHealth
     gate: PartHealth
+    held: PartHealth = PartHealth(True, "none")
 
     @property
     def ok(self) -> bool:

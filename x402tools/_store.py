@@ -2,27 +2,35 @@
 
         record                seal                  settle
     ──────────► recorded ──────────► sealed ──────────────────► gone (delivered)
-                                       ▲  └───── bury ────────► dead
-                                       └──────── requeue ────────┘
+                                     ▲ ▲ │ └───── bury ───────► dead
+                                     │ └─┼─────── requeue ────────┘
+                                     │   └─ hold ─► held ──────► gone (delivered, as reconcile found out)
+                                     └── resend ────┘
 
     recorded   in the memory of the process (`_intake`); with coalescing also on disk until its window is folded
     sealed     a frozen POST on disk: its amount and its idempotency key never change again; only these are sent
     gone       the service has it; nothing is kept but a count
     dead       set aside with the reason, until somebody requeues it under its old key or removes it
+    held       nobody knows whether the service has it: set aside until it is compared with what the service has
 
 "In flight" is no state: a process that dies while it sends leaves a sealed POST, which is sent again under the same
-key. Who moves what: the writer thread appends, the flusher thread of the one process that holds the claim settles and
-buries, and requeue comes from whoever operates the service.
+key. Only where that is not wanted (`on_unknown="hold"`, `idempotency_window`) a sealed POST is noted as being sent
+before it goes out: the note tells the next process that its outcome is unknown.
+
+Who moves what: the writer thread appends; the flusher thread of the one process that holds the claim notes, settles,
+buries and holds; requeue and reconcile come from whoever operates the service, in any process. What is held is moved
+by nobody else, and each move counts only the rows that it finds, so two that reconcile at once move nothing twice.
 
 The ledger adds up at any moment and across restarts: recorded = delivered + pending + dead + dropped, in events and
-in units of usage. Recorded, delivered and dropped are counters kept in the same transactions as the rows they count;
-pending and dead are counted from the rows themselves, so that the equation can fail.
+in units of usage. What is held is a part of pending. Recorded, delivered and dropped are counters kept in the same
+transactions as the rows they count; pending, held and dead are counted from the rows themselves, so that the equation
+can fail.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from x402tools._batch import EncodedBatch, Post
 
@@ -51,6 +59,7 @@ class Counts(NamedTuple):
     oldest_pending_at: Optional[float]  # seconds since 1970
     size: int  # bytes in use
     in_memory: int = 0  # pending events that the store could not write down yet
+    held: Tally = Tally()  # the part of pending whose outcome is unknown
 
 
 class Place(NamedTuple):
@@ -61,10 +70,15 @@ class Place(NamedTuple):
 
 
 class SealedBatch(NamedTuple):
-    """The POSTs of one batch that are not settled yet."""
+    """The POSTs of one batch that are not settled yet.
+
+    `sent` has the positions of those that were noted as being sent, by this process or an earlier one, and since when
+    (seconds since 1970).
+    """
 
     sequence: int
     posts: List[Tuple[Place, Post]]
+    sent: Mapping[int, float] = {}
 
 
 class Burial(NamedTuple):
@@ -82,6 +96,22 @@ class Acknowledgement(NamedTuple):
 
     place: Place
     post: Post
+
+
+class Holding(NamedTuple):
+    """A POST that is held, because nobody knows whether the service has it."""
+
+    place: Place
+    post: Post
+    reason: str
+
+
+class HeldPost(NamedTuple):
+    """A POST that was held at that moment, in seconds since 1970."""
+
+    id: int
+    post: Post
+    held_at: float
 
 
 @dataclass(frozen=True)
@@ -125,8 +155,14 @@ class Store(Protocol):
     def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
         """Up to `limit` batches with a sequence number above `after`, oldest first, without what is settled."""
 
-    def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
-        """Writes down what became of POSTs, all or nothing."""
+    def settle(
+        self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial], held: Sequence[Holding] = ()
+    ) -> None:
+        """Writes down what became of POSTs, all or nothing. What was noted about them is gone with it."""
+
+    def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
+        """Notes that these POSTs are about to be sent, unless that is noted already, and takes the notes about others
+        back, which were certainly not booked. Returns those of `begun` that are noted now: send no other."""
 
     def last_sequence(self) -> int:
         """The sequence number of the newest batch ever stored."""
@@ -139,6 +175,13 @@ class Store(Protocol):
 
     def requeue(self, ids: Sequence[int]) -> int:
         """Seals these dead letters again under their old keys; returns how many there were."""
+
+    def held(self, after: int, limit: int) -> List[HeldPost]:
+        """Up to `limit` POSTs that are held and whose id is above `after`, oldest first."""
+
+    def resolve(self, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:
+        """Takes POSTs that are held for delivered, and seals others again under their old keys, all or nothing.
+        Returns the ones and the others that were still held."""
 
     def counts(self) -> Counts:
         """The ledger, and what it costs."""

@@ -11,6 +11,17 @@
 
 5xx may be the fault of this one POST: each one while others pass is a strike, and `max_attempts` strikes bury it.
 A redirect is a wrong base URL: somebody has to mend that, and no usage may be lost for it.
+
+What is tried again may have been booked all the same, unless something says that it was not:
+
+| the attempt ended with | the outcome |
+|---|---|
+| no connection: name look-up, refused, connect time-out, TLS, a proxy | not booked |
+| no whole answer after that: reset, time-out, nonsense in its place | unknown |
+| 502, 504: a gateway had no answer from the service, or not in time | unknown |
+| 408, 429, 503, 500 and other 5xx, 3xx, 401, 403, 407, 101 | not booked: it was answered, and with a refusal |
+
+`UsageBuffer(on_unknown=...)` says what becomes of a POST whose outcome is unknown; see `_doubts`.
 """
 
 from __future__ import annotations
@@ -39,6 +50,7 @@ class Verdict(NamedTuple):
         strike: the failure may be the POST's own fault.
         wait: seconds for which the service asked everybody to stay away, or None.
         locked_out: the key was refused, or the proxy's own.
+        unknown: it may have been booked all the same.
     """
 
     move: Move
@@ -47,9 +59,13 @@ class Verdict(NamedTuple):
     strike: bool = False
     wait: Optional[float] = None
     locked_out: bool = False
+    unknown: bool = False
 
 
 DELIVERED = Verdict(Move.ACKNOWLEDGE)
+
+# Of a gateway: it has passed the POST on, and got no answer that made sense (502) or none in time (504).
+_PASSED_ON = (502, 504)
 
 
 def judge(error: X402Error) -> Verdict:
@@ -64,8 +80,9 @@ def judge(error: X402Error) -> Verdict:
     if isinstance(error, AuthenticationError) or status == 407:
         return Verdict(Move.TRY_AGAIN, reason, status, locked_out=True)
     if status is None or status < 400:
-        return Verdict(Move.TRY_AGAIN, reason, status)
+        return Verdict(Move.TRY_AGAIN, reason, status, unknown=getattr(error, "maybe_processed", False))
     if error.retryable:
         wait = error.retry_after if isinstance(error, APIError) and status in (429, 503) else None
-        return Verdict(Move.TRY_AGAIN, reason, status, strike=status >= 500 and wait is None, wait=wait)
+        strike, unknown = status >= 500 and wait is None, status in _PASSED_ON
+        return Verdict(Move.TRY_AGAIN, reason, status, strike=strike, wait=wait, unknown=unknown)
     return Verdict(Move.BURY, reason, status)

@@ -65,6 +65,7 @@ class Writer:
         on_stored: Callable[[int], None],
         on_trouble: Callable[[Optional[SpoolError]], None],
         on_mended: Callable[[str], None],
+        key_field: Optional[str] = None,
     ) -> None:
         self._intake = intake
         self._store = store
@@ -73,6 +74,7 @@ class Writer:
         self._on_stored = on_stored
         self._on_trouble = on_trouble
         self._on_mended = on_mended
+        self._key_field = key_field
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
@@ -206,7 +208,7 @@ class Writer:
         while taken < most and self._intake.events and len(self._unstored) < batches:
             events = self._intake.take(min(_batch.MOST_EVENTS, most - taken))
             try:
-                batch = _batch.encode(self._intake.recorder, self._batch_number + 1, events)
+                batch = _batch.encode(self._intake.recorder, self._batch_number + 1, events, key_field=self._key_field)
             except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
                 self._intake.give_back(events)
                 raise

@@ -9,17 +9,27 @@ import warnings
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 from x402tools import _event, _process, _spool_file
-from x402tools._event import LARGEST_AMOUNT, Event, PendingUsage, check_amount, snapshot_metadata
+from x402tools._event import LARGEST_AMOUNT, Event, Metadata, PendingUsage, check_amount, snapshot_metadata
 from x402tools._flusher import Deliver
 from x402tools._intake import Intake
 from x402tools._parts import Parts, idle
+from x402tools._reconcile import ReadUsage, Reconciliation
 from x402tools._settings import Settings, UserCallbacks, check_seconds
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Tally
 from x402tools.errors import BufferClosedError, QueueFullError, SpoolError, ValidationError
 from x402tools.models import Usage
 
-__all__ = ["BufferStats", "DeadLetter", "FlushResult", "Health", "PartHealth", "Tally", "UsageBuffer"]
+__all__ = [
+    "BufferStats",
+    "DeadLetter",
+    "FlushResult",
+    "Health",
+    "PartHealth",
+    "Reconciliation",
+    "Tally",
+    "UsageBuffer",
+]
 
 # Envelope ids that were checked already, so that each is checked once. Ids without end (one per user) start it anew.
 _MOST_KNOWN_IDS = 10_000
@@ -42,6 +52,14 @@ class UsageBuffer:
             log line), "block" waits for room, "raise" raises QueueFullError.
         max_attempts: a POST that got so many 5xx while others passed becomes a dead letter. No answer, 429 and an
             outage do not count: those are tried for ever.
+        on_unknown: what becomes of a POST that may have been booked although no answer came: "resend" sends it again
+            under its key, which a service that honours keys books once; "hold" sends nothing twice and keeps it apart
+            until `reconcile`. A POST that certainly was not booked is sent again in any case. "hold" costs a commit
+            for every `max_concurrency` POSTs, because what is sent is noted before.
+        idempotency_window: seconds for which the service remembers keys, where that is known; then a POST is held
+            rather than sent again so long after its first attempt of unknown outcome. Costs what "hold" costs.
+        key_in_metadata: a name under which the metadata of each POST carries its key, so that `reconcile` finds it
+            in `get_usage`. Metadata that has this field already is refused.
         exit_timeout: seconds that `close` and the end of the process may spend on delivering.
         deliver: False only stores; another process delivers the spool.
         on_delivery: called with the `Usage` of each delivered POST.
@@ -70,6 +88,9 @@ class UsageBuffer:
         max_attempts: int = 20,
         exit_timeout: float = 2.0,
         deliver: bool = True,
+        on_unknown: str = "resend",
+        idempotency_window: Optional[float] = None,
+        key_in_metadata: Optional[str] = None,
         on_delivery: Optional[Callable[[Usage], object]] = None,
         on_dead_letter: Optional[Callable[[Usage, str], object]] = None,
         on_error: Optional[Callable[[str], object]] = None,
@@ -89,11 +110,16 @@ class UsageBuffer:
             exit_timeout=exit_timeout,
             delivers=bool(deliver),
             user=UserCallbacks(on_delivery, on_dead_letter, on_error, on_drop),
+            on_unknown=on_unknown,
+            idempotency_window=idempotency_window,
+            key_in_metadata=key_in_metadata,
         ).checked()
         if not _process.can_lock_files():
             raise SpoolError("UsageBuffer needs fcntl file locks, which this system lacks; use the client without it")
         self.path = self._settings.path
         self._target: Optional[Tuple[Deliver, str]] = None
+        self._read_usage: Optional[ReadUsage] = None
+        self._snapshot = snapshot_metadata if key_in_metadata is None else self._snapshot_without_key
         self._closed: Optional[FlushResult] = None
         self._known_ids: Set[str] = set()
         self._parts: Optional[Parts] = None
@@ -102,12 +128,13 @@ class UsageBuffer:
         self._start()
         _process.forget_after_fork(self)
 
-    def attach(self, deliver: Deliver, base_url: str) -> None:
+    def attach(self, deliver: Deliver, base_url: str, read_usage: Optional[ReadUsage] = None) -> None:
         """Says where the events go; `X402Client(buffer=...)` does it.
 
         Args:
             deliver: one attempt at one POST, given its body and its idempotency key; see `_flusher.Flusher`.
             base_url: tells destinations apart.
+            read_usage: yields the usage records of an envelope, for `reconcile`.
 
         Raises:
             SpoolError: the spool holds usage for another base URL.
@@ -121,6 +148,7 @@ class UsageBuffer:
                 parts.bind(base_url)
                 parts.deliver_to(deliver)
                 self._target = (deliver, base_url)
+                self._read_usage = read_usage
 
     # -- recording -----------------------------------------------------------------------------------------------
 
@@ -153,7 +181,7 @@ class UsageBuffer:
             intake.next_number() if idempotency_key is None else _event.check_key(idempotency_key),
             envelope_id,
             amount,
-            None if metadata is None else snapshot_metadata(metadata),
+            None if metadata is None else self._snapshot(metadata),
             time.time(),
         )
         if len(intake.events) >= intake.limit and not self._make_room(intake, event):
@@ -162,6 +190,12 @@ class UsageBuffer:
         if intake.attention:
             self._attend(intake, event)
         return PendingUsage(event, intake.recorder)
+
+    def _snapshot_without_key(self, metadata: Any) -> Metadata:
+        field = self._settings.key_in_metadata
+        if isinstance(metadata, dict) and field in metadata:
+            raise ValidationError(f"metadata has a field {field!r}, which key_in_metadata keeps for the key")
+        return snapshot_metadata(metadata)
 
     def _learn(self, envelope_id: str) -> None:
         _event.check_id(envelope_id, "envelope_id")
@@ -226,13 +260,34 @@ class UsageBuffer:
         """
         return self._start().requeue(letters)
 
+    def reconcile(self, *, resend: bool = False, settle: bool = False, min_age: float = 5.0) -> Reconciliation:
+        """Moves on what is held: compares it with `get_usage`, settles what the service has and resends the rest.
+
+        Needs `key_in_metadata`. May run in any process that has the spool open. Reads the whole list of each envelope
+        that something is held of, as a stream.
+
+        Args:
+            resend: compare nothing: the service has none of it.
+            settle: compare nothing: the service has all of it.
+            min_age: seconds; what has been held for less is not resent, because the service may still be at it.
+
+        Raises:
+            ValidationError: nothing can be compared; the message says what to set.
+            X402Error: usage could not be read; what was moved before that stays moved.
+        """
+        if resend and settle:
+            raise ValidationError("reconcile() takes resend=True or settle=True, not both")
+        age = check_seconds("min_age", min_age)
+        return self._start().reconcile(self._read_usage, resend=resend, settle=settle, min_age=age)
+
     # -- draining ------------------------------------------------------------------------------------------------
 
     def flush(self, timeout: Optional[float] = 10.0) -> FlushResult:
-        """Waits until everything recorded before this call is delivered or dead, at most `timeout` seconds.
+        """Waits until everything recorded before this call is delivered, dead or held, at most `timeout` seconds.
 
-        None waits for ever. Only waits, in a process that does not deliver. In a process where no thread can be
-        started it does the delivering itself, and a POST under way at the end of the time is waited for.
+        What is held counts as pending in the result, and is its `problem` when there is no other. None waits for ever.
+        Only waits, in a process that does not deliver. In a process where no thread can be started it does the
+        delivering itself, and a POST under way at the end of the time is waited for.
 
         Raises:
             BufferClosedError: after `close`.

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
@@ -17,7 +18,7 @@ from x402tools.models import PERIODS, ApiKey, Envelope, PeriodType, Usage, Usage
 if TYPE_CHECKING:
     import requests
 
-    from x402tools.buffer import FlushResult, UsageBuffer
+    from x402tools.buffer import FlushResult, Reconciliation, UsageBuffer
 
 __all__ = ["X402Client"]
 
@@ -80,7 +81,7 @@ class X402Client:
         self._owns_session = session is None
         self._buffer = buffer
         if buffer is not None:
-            buffer.attach(_Deliver(self._transport), url)
+            buffer.attach(_Deliver(self._transport), url, _usage_reader(self))
 
     @property
     def api_key(self) -> str:
@@ -253,6 +254,12 @@ class X402Client:
             raise ValidationError("flush() needs a client made with buffer=UsageBuffer(...)")
         return self._buffer.flush(timeout)
 
+    def reconcile(self, *, resend: bool = False, settle: bool = False, min_age: float = 5.0) -> Reconciliation:
+        """Moves on what the buffer holds because its outcome is unknown; see `UsageBuffer.reconcile`."""
+        if self._buffer is None:
+            raise ValidationError("reconcile() needs a client made with buffer=UsageBuffer(...)")
+        return self._buffer.reconcile(resend=resend, settle=settle, min_age=min_age)
+
     def close(self, timeout: Optional[float] = None) -> None:
         """Closes the buffer, if there is one (see `UsageBuffer.close`), and the connections. May be called twice."""
         if self._buffer is not None:
@@ -340,6 +347,19 @@ class _Deliver:
         if not self._page_was_told and _answers.is_page(reply):
             self._page_was_told = True
             log.warning(_PAGE, reply.status)
+
+
+def _usage_reader(client: X402Client) -> Callable[[str], Iterator[Usage]]:
+    """What the buffer of a client reads usage by. Does not keep the client alive, as the buffer would for ever."""
+    reference = weakref.ref(client)
+
+    def read(envelope_id: str) -> Iterator[Usage]:
+        client = reference()
+        if client is None:
+            raise ValidationError("reconcile() needs the buffer's client, and that is gone")
+        return client.iter_usage(envelope_id)
+
+    return read
 
 
 class _Key:

@@ -27,6 +27,8 @@ from x402tools._store import (
     Burial,
     Counts,
     DeadLetter,
+    HeldPost,
+    Holding,
     Place,
     SealedBatch,
     Tally,
@@ -188,8 +190,10 @@ class Shelf:
         self.batch_ids: Set[str] = set()
         self.sealed: Dict[int, List[Optional[Post]]] = {}  # None: settled
         self.dead: Dict[int, DeadLetter] = {}
+        self.held: Dict[int, HeldPost] = {}
+        self.sending: Dict[Place, float] = {}
         self.last_sequence = 0
-        self.last_letter = 0
+        self.last_letter = self.last_held = 0
         self.recorded = self.delivered = self.dropped = Tally()
         self.holder: Optional[FakeStore] = None
 
@@ -225,12 +229,14 @@ class FakeStore:
         with self._called("oldest_sealed"):
             sequences = sorted(sequence for sequence in self.shelf.sealed if sequence > after)[:limit]
             self._handed_out.update(sequences)
-            return [SealedBatch(sequence, list(self._left(sequence))) for sequence in sequences]
+            return [self._handed(sequence) for sequence in sequences]
 
-    def settle(self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial]) -> None:
+    def settle(
+        self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial], held: Sequence[Holding] = ()
+    ) -> None:
         with self._called("settle"):
             assert self.shelf.holder is self, "settled without the claim"
-            places = [done.place for done in (*acknowledged, *buried)]
+            places = [*(done.place for done in acknowledged), *(one.place for one in (*buried, *held))]
             assert len(set(places)) == len(places), "one POST settled twice"
             for place in places:
                 assert place.sequence in self._handed_out, f"{place} was never handed out"
@@ -239,13 +245,40 @@ class FakeStore:
                 self.shelf.delivered = self.shelf.delivered.plus(Tally(done.post.events, done.post.amount))
             for burial in buried:
                 self._bury(burial)
+            for holding in held:
+                self.shelf.last_held += 1
+                self.shelf.held[self.shelf.last_held] = HeldPost(self.shelf.last_held, holding.post, time.time())
             for place in places:
+                self.shelf.sending.pop(place, None)
                 posts = self.shelf.sealed[place.sequence]
                 posts[place.position] = None
                 if not any(posts):
                     del self.shelf.sealed[place.sequence]
             self.settlements.append((len(acknowledged), len(buried)))
             self.buried.extend(buried)
+
+    def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
+        with self._called("note_sending"):
+            if self.shelf.holder is not self:
+                raise SpoolError("noted without the claim")
+            for place in ended:
+                self.shelf.sending.pop(place, None)
+            for place in begun:
+                self.shelf.sending.setdefault(place, time.time())
+            return list(begun)
+
+    def held(self, after: int, limit: int) -> List[HeldPost]:
+        with self._called("held"):
+            return [self.shelf.held[number] for number in sorted(self.shelf.held) if number > after][:limit]
+
+    def resolve(self, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:
+        with self._called("resolve"):
+            delivered, resent = self._take_held(booked), self._take_held(absent)
+            for post in delivered:
+                self.shelf.delivered = self.shelf.delivered.plus(Tally(post.events, post.amount))
+            if resent:
+                self._seal(resent)
+            return delivered, resent
 
     def last_sequence(self) -> int:
         with self._called("last_sequence"):
@@ -275,14 +308,17 @@ class FakeStore:
         with self._called("counts"):
             left = [post for posts in self.shelf.sealed.values() for post in posts if post is not None]
             dead = list(self.shelf.dead.values())
+            held = [one.post for one in self.shelf.held.values()]
+            unsettled = [*left, *held]
             return Counts(
                 recorded=self.shelf.recorded,
                 delivered=self.shelf.delivered,
-                pending=Tally(sum(post.events for post in left), sum(post.amount for post in left)),
+                pending=Tally(sum(post.events for post in unsettled), sum(post.amount for post in unsettled)),
                 dead=Tally(sum(one.events for one in dead), sum(one.amount for one in dead)),
                 dropped=self.shelf.dropped,
-                oldest_pending_at=1.0 if left else None,
+                oldest_pending_at=1.0 if unsettled else None,
                 size=0,
+                held=Tally(sum(post.events for post in held), sum(post.amount for post in held)),
             )
 
     def sync(self) -> None:
@@ -325,6 +361,13 @@ class FakeStore:
         self.shelf.last_sequence += 1
         self.shelf.sealed[self.shelf.last_sequence] = list(posts)
 
+    def _handed(self, sequence: int) -> SealedBatch:
+        sent = {place.position: since for place, since in self.shelf.sending.items() if place.sequence == sequence}
+        return SealedBatch(sequence, list(self._left(sequence)), sent)
+
+    def _take_held(self, ids: Sequence[int]) -> List[Post]:
+        return [self.shelf.held.pop(number).post for number in ids if number in self.shelf.held]
+
     def _left(self, sequence: int) -> Iterator[Tuple[Place, Post]]:
         for position, post in enumerate(self.shelf.sealed[sequence]):
             if post is not None:
@@ -354,12 +397,16 @@ class RecordingObserver(Observer):
     def __init__(self) -> None:
         self.delivered: List[Post] = []
         self.buried: List[Burial] = []
+        self.was_held: List[Holding] = []
         self.gate: List[Optional[str]] = []
         self.store: List[Optional[SpoolError]] = []
 
     def settled(self, delivered: List[Post], buried: List[Burial]) -> None:
         self.delivered.extend(delivered)
         self.buried.extend(buried)
+
+    def held(self, held: List[Holding]) -> None:
+        self.was_held.extend(held)
 
     def gate_changed(self, reason: Optional[str]) -> None:
         self.gate.append(reason)

@@ -10,7 +10,7 @@ import pytest
 from tests.buffer.helpers import assert_adds_up, held_spool, make_batch, stored_posts
 from x402tools._reserve import Reserve
 from x402tools._spool import Spool
-from x402tools._store import Acknowledgement, Burial, Tally
+from x402tools._store import Acknowledgement, Burial, Holding, Tally
 
 
 def open_reserve(path: pathlib.Path) -> Reserve:
@@ -64,6 +64,76 @@ def test_a_refusal_in_memory_is_a_dead_letter_later(reserve: Reserve, tmp_spool:
     assert [letter.key for letter in reserve.dead_letters(0, 10)] == ["rec-1-0"]
     assert reserve.counts().dead == reserve.counts().recorded == Tally(1, 5)
     assert not reserve.is_behind
+
+
+def test_what_is_held_in_memory_is_held_in_the_file_later(reserve: Reserve, tmp_spool: pathlib.Path) -> None:
+    """It counts as held at once, and stands in the file when that is free again, as a part of pending."""
+    with held_spool(tmp_spool):
+        reserve.append([make_batch(1, (5,))], Tally())
+        (one,) = handed_out(reserve)
+        reserve.settle([], [], [Holding(one.place, one.post, "reset")])
+        counts, known = reserve.counts(), (reserve.has_held(), reserve.known_held)
+    reserve.catch_up()
+
+    assert counts.held == counts.pending == counts.recorded == Tally(1, 5)
+    assert known == (True, 1)
+    assert [held.post.key for held in reserve.held(0, 10)] == ["rec-1-0"]
+    assert reserve.counts().held == reserve.counts().pending == reserve.counts().recorded == Tally(1, 5)
+    assert not reserve.is_behind
+
+
+def test_what_is_held_while_the_file_fails_is_owed(reserve: Reserve, tmp_spool: pathlib.Path) -> None:
+    """A POST from the file counts as held at once, and once, before and after that is written down."""
+    reserve.append([make_batch(1, (1, 2))], Tally())
+    posts = [Acknowledgement(*one) for batch in reserve.oldest_sealed(0, 10) for one in batch.posts]
+
+    with held_spool(tmp_spool):
+        reserve.settle(posts[:1], [], [Holding(posts[1].place, posts[1].post, "reset")])
+        owed = reserve.counts()
+    reserve.catch_up()
+    written = reserve.counts()
+
+    for counts in (owed, written):
+        assert_adds_up(counts)
+        assert (counts.delivered, counts.pending, counts.held) == (Tally(1, 1), Tally(1, 2), Tally(1, 2))
+
+
+def test_a_note_goes_into_the_file_together_with_the_post(reserve: Reserve, tmp_spool: pathlib.Path) -> None:
+    """Sent from memory and unanswered when it is stored: whoever finds it in the file knows that it may have arrived.
+
+    The others of its batch, of which one was delivered already and lies no longer there, have no note.
+    """
+    with held_spool(tmp_spool):
+        reserve.append([make_batch(1, (1, 2, 4))], Tally())
+        posts = handed_out(reserve)
+        noted = reserve.note_sending([posts[0].place, posts[2].place])
+        reserve.settle(posts[:1], [])
+    reserve.catch_up()
+    reserve.release()
+
+    other = open_reserve(tmp_spool)
+    assert other.claim()
+    (batch,) = other.oldest_sealed(0, 10)
+    other.close()
+
+    assert noted == [posts[0].place, posts[2].place]
+    assert [post.key for _, post in batch.posts] == ["rec-1-1", "rec-1-2"]
+    assert list(batch.sent) == [1]
+
+
+def test_nothing_from_the_file_is_sent_that_it_takes_no_note_of(reserve: Reserve, tmp_spool: pathlib.Path) -> None:
+    """While the file fails only what is in memory may be sent; and all of it once it works again."""
+    reserve.append([make_batch(1, (1,))], Tally())
+    from_file = [Acknowledgement(*one) for batch in reserve.oldest_sealed(0, 10) for one in batch.posts]
+
+    with held_spool(tmp_spool):
+        reserve.append([make_batch(2, (2,))], Tally())
+        places = [one.place for one in (*from_file, *handed_out(reserve))]
+        meanwhile = reserve.note_sending(places)
+    reserve.catch_up()
+
+    assert meanwhile == places[1:]
+    assert sorted(reserve.note_sending(places)) == sorted(places)
 
 
 def test_nobody_takes_over_what_is_delivered_and_not_written_down(reserve: Reserve, tmp_spool: pathlib.Path) -> None:

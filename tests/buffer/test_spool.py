@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import pickle
@@ -26,7 +27,7 @@ from tests.buffer.helpers import (
 from tests.conftest import run_with_deadline
 from x402tools import UsageBuffer, _batch
 from x402tools._spool import Spool
-from x402tools._store import Acknowledgement, Burial, Tally
+from x402tools._store import Acknowledgement, Burial, Holding, Tally
 from x402tools.errors import SpoolError
 
 MANY_BYTES = 2**40
@@ -110,7 +111,7 @@ def another_programs_database(path: pathlib.Path) -> None:
 
 def a_later_format(path: pathlib.Path) -> None:
     open_spool(path).close()
-    change_file(path, "PRAGMA user_version=2")
+    change_file(path, "PRAGMA user_version=3")
 
 
 def half_a_spool(path: pathlib.Path) -> None:
@@ -360,6 +361,92 @@ def test_a_spool_that_was_taken_away_is_noticed(tmp_path: pathlib.Path) -> None:
     assert len(stored_posts(path)) == recorded == buffer.stats().recorded.events
 
 
+def test_a_file_of_the_first_format_gets_what_it_lacks(tmp_path: pathlib.Path) -> None:
+    """Nothing is set aside and nothing is lost: what waits in it is delivered or held."""
+    path = tmp_path / "usage.db"
+    store = open_spool(path)
+    store.append([make_batch(1, (1, 2))], Tally())
+    store.close()
+    for statement in ("DROP TABLE held", "DROP TABLE sending", "PRAGMA user_version=1"):
+        change_file(path, statement)
+
+    again = open_spool(path)
+    assert again.claim()
+    posts = again.oldest_sealed(0, 10)[0].posts
+    again.settle([Acknowledgement(*posts[0])], [], [Holding(*posts[1], "reset")])
+
+    assert again.notices == []
+    assert again.counts().held == Tally(1, 2)
+    assert_adds_up(again.counts())
+    again.close()
+
+
+def test_what_is_held_and_noted_is_carried_over(tmp_path: pathlib.Path) -> None:
+    """Into the file that takes the place of one that was deleted: it is still not sent again."""
+    path = tmp_path / "usage.db"
+    store = open_spool(path)
+    assert store.claim()
+    store.append([make_batch(1, (1, 2, 4)), make_batch(2, (8,))], Tally())
+    posts = [one for batch in store.oldest_sealed(0, 10) for one in batch.posts]
+    store.settle([], [], [Holding(*posts[0], "reset")])
+    store.note_sending([posts[2][0]])
+    path.unlink()
+
+    counts = store.counts()
+    held = store.held(0, 10)
+    store.close()
+    again = open_spool(path)
+    assert again.claim()
+    found = {
+        post.key: place.position in batch.sent for batch in again.oldest_sealed(0, 9) for place, post in batch.posts
+    }
+
+    assert [one.post.key for one in held] == ["rec-1-0"]
+    assert (counts.held, counts.pending, counts.recorded) == (Tally(1, 1), Tally(4, 15), Tally(4, 15))
+    assert found == {"rec-1-1": False, "rec-1-2": True, "rec-2-0": False}
+    again.close()
+
+
+def test_a_damaged_post_that_is_held_is_set_aside(tmp_path: pathlib.Path) -> None:
+    """As a dead letter that cannot be read; the others are compared and moved."""
+    path = tmp_path / "usage.db"
+    store = open_spool(path)
+    assert store.claim()
+    store.append([make_batch(1, (1, 2, 4))], Tally())
+    store.settle([], [], [Holding(*one, "reset") for one in store.oldest_sealed(0, 1)[0].posts])
+    change_file(path, "UPDATE held SET value = x'00' WHERE id = 2")
+
+    found = [one.post.key for one in store.held(0, 10)]
+
+    (letter,) = store.dead_letters(0, 10)
+    counts = store.counts()
+    assert found == ["rec-1-0", "rec-1-2"]
+    assert (letter.readable, letter.amount) == (False, 2)
+    assert (counts.held, counts.dead) == (Tally(2, 5), Tally(1, 2))
+    assert_adds_up(counts)
+    store.close()
+
+
+def test_notes_that_nobody_took_back_go_in_the_end(tmp_path: pathlib.Path) -> None:
+    """A process that resends does not look at the notes of an earlier one; the file does not grow by them for ever."""
+    path = tmp_path / "usage.db"
+    first, second, third = (open_spool(path) for _ in range(3))
+    assert first.claim()
+    first.append([make_batch(1, (1,))], Tally())
+    first.note_sending([first.oldest_sealed(0, 1)[0].posts[0][0]])
+    first.close()
+    change_file(path, "INSERT INTO sending VALUES (77, 0, 1.0)")  # its batch was settled by a process that did not look
+    assert second.claim()
+
+    second.settle([Acknowledgement(*second.oldest_sealed(0, 1)[0].posts[0])], [])
+    second.tidy()
+    second.close()
+
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM sending").fetchone() == (0,)
+    third.close()
+
+
 def test_a_batch_is_stored_once_even_when_the_file_changes(tmp_path: pathlib.Path) -> None:
     """What each recorder stored last is carried over to the new file, with what is pending."""
     path = tmp_path / "usage.db"
@@ -398,6 +485,10 @@ def test_two_base_urls_do_not_share_what_is_pending(tmp_path: pathlib.Path) -> N
     with pytest.raises(SpoolError, match="another base_url"):
         store.bind("https://two.example")
     store.requeue([store.dead_letters(0, 1)[0].id])
+    store.settle([], [], [Holding(*store.oldest_sealed(0, 1)[0].posts[0], "reset")])
+    with pytest.raises(SpoolError, match="another base_url"):
+        store.bind("https://two.example")
+    store.resolve([], [store.held(0, 1)[0].id])
     store.settle([Acknowledgement(*store.oldest_sealed(0, 1)[0].posts[0])], [])
     store.bind("https://two.example")
 

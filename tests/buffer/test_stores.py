@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
@@ -16,7 +17,7 @@ from x402tools import _batch
 from x402tools._event import LARGEST_AMOUNT
 from x402tools._reserve import Reserve
 from x402tools._spool import Spool
-from x402tools._store import Acknowledgement, Burial, Place, Store, Tally
+from x402tools._store import Acknowledgement, Burial, Holding, Place, Store, Tally
 from x402tools.errors import SpoolError
 
 OpenStore = Callable[[], Store]
@@ -73,6 +74,21 @@ def handed_out(store: Store) -> List[Acknowledgement]:
 
 def burial(one: Acknowledgement, reason: str = "unknown envelope") -> Burial:
     return Burial(one.place, one.post, reason, 404, 3)
+
+
+def holding(one: Acknowledgement) -> Holding:
+    return Holding(one.place, one.post, "no answer in time")
+
+
+def noted(store: Store) -> Dict[str, float]:
+    """The keys of what was noted as being sent and is not settled, and since when."""
+    batches = store.oldest_sealed(0, 1000)
+    return {
+        post.key: batch.sent[place.position]
+        for batch in batches
+        for place, post in batch.posts
+        if place.position in batch.sent
+    }
 
 
 def keys(posts: List[Acknowledgement]) -> List[str]:
@@ -330,6 +346,143 @@ def test_one_post_may_stand_for_many_events(store: Store) -> None:
     assert store.counts().delivered == store.counts().recorded == Tally(8, 71)
 
 
+def test_what_is_held_is_pending_and_not_handed_out(store: Store) -> None:
+    """It keeps what was recorded, counts apart too, and only the others are sent."""
+    store.append([make_batch(1, (5, 6, 7))], Tally())
+    posts = handed_out(store)
+    began = time.time()
+
+    store.settle([posts[0]], [], [holding(posts[1])])
+
+    (held,) = store.held(0, 10)
+    counts = store.counts()
+    assert held.post == posts[1].post
+    assert began - 1 < held.held_at <= time.time()
+    assert keys(handed_out(store)) == ["rec-1-2"]
+    assert (counts.delivered, counts.pending, counts.held) == (Tally(1, 5), Tally(2, 13), Tally(1, 6))
+    assert_adds_up(counts)
+
+
+def test_what_is_held_pages(store: Store) -> None:
+    """`after` and `limit` walk through it, oldest first."""
+    store.append([make_batch(1, [1] * 25)], Tally())
+    store.settle([], [], [holding(one) for one in handed_out(store)])
+
+    found = store.held(0, 10)
+    found += store.held(found[-1].id, 10)
+    found += store.held(found[-1].id, 10)
+
+    assert [one.post.key for one in found] == [f"rec-1-{at}" for at in range(25)]
+    assert store.held(found[-1].id, 10) == []
+
+
+def test_what_is_held_survives_its_process(open_store: OpenStore) -> None:
+    """The next one finds it held, and sends none of it."""
+    first = open_store()
+    assert first.claim()
+    first.append([make_batch(1, (5, 6))], Tally())
+    first.settle([], [], [holding(one) for one in handed_out(first)])
+    first.close()
+
+    second = open_store()
+    assert second.claim()
+
+    assert handed_out(second) == []
+    assert [one.post.key for one in second.held(0, 10)] == ["rec-1-0", "rec-1-1"]
+    assert second.counts().held == second.counts().pending == Tally(2, 11)
+
+
+def test_resolving_settles_the_ones_and_seals_the_others(store: Store) -> None:
+    """Those that the service has are delivered; the others are sealed as they were, under their old keys."""
+    store.append([make_batch(1, (1, 2, 4))], Tally())
+    posts = handed_out(store)
+    store.settle([], [], [holding(one) for one in posts])
+    ids = [one.id for one in store.held(0, 10)]
+
+    moved = store.resolve([ids[0]], [ids[2], 10**6])
+
+    counts = store.counts()
+    assert moved == ([posts[0].post], [posts[2].post])
+    assert [one.post for one in handed_out(store)] == [posts[2].post]
+    assert (counts.delivered, counts.pending, counts.held) == (Tally(1, 1), Tally(2, 6), Tally(1, 2))
+    assert_adds_up(counts)
+
+
+def test_two_that_resolve_at_once_move_nothing_twice(open_store: OpenStore) -> None:
+    """Who comes second, from another process and without the claim, finds nothing left to move."""
+    first, second = open_store(), open_store()
+    assert first.claim()
+    first.append([make_batch(1, (1, 2))], Tally())
+    first.settle([], [], [holding(one) for one in handed_out(first)])
+    one, other = (held.id for held in second.held(0, 10))
+
+    second.resolve([one], [other])
+    late = first.resolve([other], [one])
+
+    assert late == ([], [])
+    assert keys(handed_out(first)) == ["rec-1-1"]
+    assert_adds_up(first.counts())
+    assert first.counts().delivered == Tally(1, 1)
+
+
+def test_what_was_resent_may_be_held_again(store: Store) -> None:
+    """And is another one then: who still means the first one moves nothing."""
+    store.append([make_batch(1, (5,))], Tally())
+    store.settle([], [], [holding(handed_out(store)[0])])
+    first = store.held(0, 1)[0].id
+
+    store.resolve([], [first])
+    store.settle([], [], [holding(handed_out(store)[0])])
+
+    assert store.resolve([first], []) == ([], [])
+    assert store.counts().held == store.counts().pending == Tally(1, 5)
+
+
+def test_many_are_resolved_at_once(store: Store) -> None:
+    """More than fit into one batch."""
+    store.append([make_batch(number, [1] * 400) for number in (1, 2, 3)], Tally())
+    store.settle([], [], [holding(one) for one in handed_out(store)])
+    ids = [one.id for one in store.held(0, 2000)]
+
+    store.resolve(ids[:100], ids[100:])
+
+    assert len(handed_out(store)) == 1100
+    assert store.counts().delivered == Tally(100, 100)
+    assert_adds_up(store.counts())
+
+
+def test_who_takes_over_knows_what_may_have_been_sent(open_store: OpenStore) -> None:
+    """A note outlives its process, until the POST is settled or the note is taken back."""
+    first, second = open_store(), open_store()
+    assert first.claim()
+    first.append([make_batch(1, (1, 2, 4, 8, 16))], Tally())
+    posts = handed_out(first)
+    assert noted(first) == {}
+
+    places = [one.place for one in posts]
+    answer = first.note_sending(places[:4])
+    first.note_sending([], [places[1]])
+    first.settle([posts[0]], [])
+    first.release()
+    assert second.claim()
+
+    assert answer == places[:4]
+    assert sorted(noted(second)) == ["rec-1-2", "rec-1-3"]
+    assert all(abs(since - time.time()) < 60 for since in noted(second).values())
+
+
+def test_the_first_note_about_a_post_stays(store: Store) -> None:
+    """It says since when the outcome may be unknown."""
+    store.append([make_batch(1, (1,))], Tally())
+    (one,) = handed_out(store)
+    store.note_sending([one.place])
+    before = noted(store)
+
+    assert store.note_sending([one.place]) == [one.place]
+
+    assert noted(store) == before
+
+
 def settle_twice(store: Store) -> None:
     one = handed_out(store)[0]
     store.settle([one], [])
@@ -344,6 +497,16 @@ def settle_twice_at_once(store: Store) -> None:
 def acknowledge_and_bury(store: Store) -> None:
     one = handed_out(store)[0]
     store.settle([one], [burial(one)])
+
+
+def hold_and_acknowledge(store: Store) -> None:
+    one = handed_out(store)[0]
+    store.settle([one], [], [holding(one)])
+
+
+def hold_twice(store: Store) -> None:
+    one = handed_out(store)[0]
+    store.settle([], [], [holding(one), holding(one)])
 
 
 def bury_what_is_gone(store: Store) -> None:
@@ -375,6 +538,8 @@ def settle_without_the_claim(store: Store) -> None:
         (settle_twice, Tally(1, 1)),
         (settle_twice_at_once, Tally()),
         (acknowledge_and_bury, Tally()),
+        (hold_and_acknowledge, Tally()),
+        (hold_twice, Tally()),
         (bury_what_is_gone, Tally(2, 3)),
         (settle_what_was_never_there, Tally()),
         (settle_a_good_and_an_impossible_one, Tally(1, 2)),
@@ -392,7 +557,7 @@ def test_an_impossible_move_raises_and_changes_nothing(
         move(store)
 
     counts = store.counts()
-    assert (counts.delivered, counts.dead) == (delivered, Tally())
+    assert (counts.delivered, counts.dead, counts.held) == (delivered, Tally(), Tally())
     assert_adds_up(counts)
 
 

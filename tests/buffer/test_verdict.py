@@ -61,10 +61,13 @@ def error_of(status: int, message: str = "no", retry_after: Optional[str] = None
     ],
 )
 def test_the_verdict_on_a_status(status: int, move: Move, strike: bool, locked_out: bool) -> None:
-    """Tried again, or set aside; the POST's own fault perhaps; the key's fault; never a wait nobody asked for."""
+    """Tried again, or set aside; the POST's own fault perhaps; the key's fault; never a wait nobody asked for.
+
+    Only a gateway that had no good answer from the service leaves open whether the usage was booked.
+    """
     verdict = judge(error_of(status))
 
-    assert verdict == Verdict(move, "no", status, strike, None, locked_out)
+    assert verdict == Verdict(move, "no", status, strike, None, locked_out, unknown=status in (502, 504))
 
 
 @pytest.mark.parametrize(
@@ -97,19 +100,22 @@ def test_an_exceeded_limit_sets_aside_whatever_its_status(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "unknown"),
     [
-        APIConnectionError("refused"),
-        APIConnectionError("bad certificate", retryable=False),
-        APITimeoutError("no answer in time"),
-        ValidationError("the key has a line end"),
-        APIError("the answer is too long"),
-        QueueFullError("strange, but kept"),
+        (APIConnectionError("reset"), True),
+        (APIConnectionError("refused", maybe_processed=False), False),
+        (APIConnectionError("bad certificate", retryable=False, maybe_processed=False), False),
+        (APITimeoutError("no answer in time"), True),
+        (APITimeoutError("no connection in time", maybe_processed=False), False),
+        (ValidationError("the key has a line end"), False),
+        (APIError("the answer is too long"), False),
+        (QueueFullError("strange, but kept"), False),
     ],
+    ids=str,
 )
-def test_without_an_answer_it_is_tried_again(error: X402Error) -> None:
-    """Nothing is lost for a broken network, certificate, proxy or key file."""
-    assert judge(error) == Verdict(AGAIN, str(error))
+def test_without_an_answer_it_is_tried_again(error: X402Error, unknown: bool) -> None:
+    """Nothing is lost for a broken network, certificate, proxy or key file; unknown is only what was sent."""
+    assert judge(error) == Verdict(AGAIN, str(error), unknown=unknown)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])

@@ -150,7 +150,24 @@ def test_N04_N06_booked_but_the_answer_is_lost(what: str, serve: Serve, reporter
     reports.check_delivered_once(books)
 
     assert sent_keys(server) == [reports.ids[0]] * 2
-    assert books.repeats == reports.stats().retries == 1
+    assert books.repeats == reports.stats().retries == reports.stats().unknown_resends == 1
+
+
+@pytest.mark.parametrize("what", LOST_ANSWERS)
+def test_N04_N06_and_is_not_repeated_where_that_is_not_wanted(
+    what: str, serve: Serve, reporter: MakeReporter, books: Books
+) -> None:
+    """With on_unknown="hold" it is sent once and held, and the next one is delivered."""
+    server = serve(books.behaviour(LOST_ANSWERS[what]()), always=books.behaviour())
+    reports = reporter(server, timeout=(1, 0.3, 5), on_unknown="hold", max_concurrency=1)
+    reports.record(2)
+
+    flushed = reports.client.flush(PATIENCE)
+
+    stats = reports.stats()
+    assert sent_keys(server) == reports.ids
+    assert (flushed.pending, stats.held.events, stats.delivered.events) == (1, 1, 1)
+    assert (stats.retries, stats.unknown_resends) == (0, 0)
 
 
 SHORT_BODIES: Dict[str, Callable[[], Behaviour]] = {

@@ -22,6 +22,7 @@ from tests.client.scripted_server import Behaviour, Exchange, answer, chunked, h
 from tests.faults.reporting import KEY, Books, MakeReporter, sent_keys
 from x402tools import APIError, X402Client, X402Error, _answers
 from x402tools._http import Reply
+from x402tools._store import Tally
 from x402tools.errors import APIConnectionError
 from x402tools.testing import Emulator, Fault
 
@@ -416,6 +417,24 @@ def test_N24_an_unknown_outcome_that_is_older_than_a_day(make_bench: MakeBench) 
     assert bench.flusher.retries == len(bench.deliver.keys()) - 1
 
 
+def test_N24_an_unknown_outcome_that_is_older_than_the_window(make_bench: MakeBench) -> None:
+    """Where it is known for how long the service remembers keys, it is held after that, and counted; new ones pass."""
+    bench: Bench = make_bench(default=APIConnectionError("reset after it was sent"), hold_after=24 * HOUR)
+    bench.record(5)
+    bench.run_until(lambda: bench.flusher.retries >= 3)
+    bench.clock.advance(25 * HOUR)
+    attempts = len(bench.deliver.keys())
+
+    bench.deliver.default = None
+    bench.record(7)
+    bench.run_until(bench.is_empty)
+
+    counts = bench.writer.counts()
+    assert bench.deliver.keys()[attempts:] == ["rec-2-0"]
+    assert (counts.held, counts.pending, counts.delivered) == (Tally(1, 5), Tally(1, 5), Tally(1, 7))
+    assert [one.post.key for one in bench.observer.was_held] == ["rec-1-0"]
+
+
 def test_N25_a_service_that_ignores_keys(reporter: MakeReporter) -> None:
     """It books as many too many as answers were lost, no more, and the buffer counted them."""
     with Emulator(idempotency=False) as emulator:
@@ -426,5 +445,24 @@ def test_N25_a_service_that_ignores_keys(reporter: MakeReporter) -> None:
         assert reports.client.flush(20)
 
         assert emulator.ledger().events == 107
-        assert (reports.stats().delivered.events, reports.stats().retries) == (100, 7)
+        stats = reports.stats()
+        assert (stats.delivered.events, stats.retries, stats.unknown_resends) == (100, 7, 7)
+        reports.client.close()
+
+
+def test_N25_and_whose_usage_is_held_instead(reporter: MakeReporter) -> None:
+    """Nothing is booked twice: what was booked unseen is found in `get_usage`, and what was not is sent again."""
+    with Emulator(idempotency=False) as emulator:
+        envelope = emulator.create_envelope()
+        emulator.set_faults(Fault.reset_after_commit(times=7), Fault.reset_before_commit(times=5))
+        reports = reporter(emulator, api_key=emulator.api_key, on_unknown="hold", key_in_metadata="x402_key")
+        reports.record(100, envelope)
+        assert reports.client.flush(20).pending == 12
+
+        assert reports.client.reconcile(min_age=0) == (7, 5, 0)
+        assert reports.client.flush(20)
+
+        assert emulator.ledger().events == 100
+        assert sorted(str((event.metadata or {})["x402_key"]) for event in emulator.events()) == sorted(reports.ids)
+        assert reports.stats().unknown_resends == 0
         reports.client.close()

@@ -250,7 +250,7 @@ def test_D11_a_file_with_other_tables_is_set_aside(planted: str, tmp_path: pathl
     [
         ("CREATE TABLE theirs (x)", "INSERT INTO theirs VALUES (1)"),
         ("PRAGMA application_id=77",),
-        ("PRAGMA application_id=2016686130", "PRAGMA user_version=2"),  # ours, of a later format
+        ("PRAGMA application_id=2016686130", "PRAGMA user_version=3"),  # ours, of a later format
     ],
 )
 def test_F11_another_program_s_or_a_later_file_is_left_untouched(
