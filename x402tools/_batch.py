@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from x402tools._event import Event, Metadata, event_id
 
@@ -32,6 +32,8 @@ _FASTEST = 1  # zlib level; the higher ones save a few per cent more and cost se
 _LARGEST_PAYLOAD = 64 * 1024 * 1024
 
 _HEADER = struct.Struct(">BBI")
+
+Row = Tuple[Union[int, str], str, int, Metadata, int]  # of an event; the last is milliseconds since 1970
 
 LARGEST_VALUE = _LARGEST_PAYLOAD + _HEADER.size
 
@@ -60,33 +62,43 @@ class Post(NamedTuple):
 
 
 class EncodedBatch(NamedTuple):
-    """A batch ready for the spool. Its id makes storing it twice impossible."""
+    """A batch ready for the spool. Its id makes storing it twice impossible.
+
+    `is_sealed` is False for events that are still to be folded.
+    """
 
     id: str
     events: int
     units: int
     value: bytes
+    is_sealed: bool = True
 
 
 def encode(
-    recorder: str, batch_number: int, events: Sequence[Event], *, key_field: Optional[str] = None
+    recorder: str,
+    batch_number: int,
+    events: Sequence[Event],
+    *,
+    key_field: Optional[str] = None,
+    is_sealed: bool = True,
 ) -> EncodedBatch:
     """The batch of these events, which all belong to one recorder.
 
     Args:
+        is_sealed: each event is a POST; otherwise they are still to be folded, and get no `key_field` here.
         key_field: has each POST carry its key in the metadata, under this name; see `with_key`.
     """
     rows = [
         (number, envelope_id, amount, metadata, int(recorded_at * 1000))
         for number, envelope_id, amount, metadata, recorded_at in events
     ]
-    if key_field is not None:
+    if key_field is not None and is_sealed:
         rows = [
             (number, envelope_id, amount, with_key(metadata, key_field, event_id(recorder, number)), milliseconds)
             for number, envelope_id, amount, metadata, milliseconds in rows
         ]
     units = sum(row[2] for row in rows)
-    return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(recorder, rows))
+    return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(recorder, rows), is_sealed)
 
 
 def encode_posts(batch_id: str, posts: Sequence[Post]) -> EncodedBatch:
@@ -140,6 +152,33 @@ def decode(value: bytes) -> List[Post]:
     Raises:
         CorruptBatchError: a checksum, a format or a type is not what it has to be.
     """
+    recorder, rows = _open(value)
+    try:
+        return [_post(recorder, *row) for row in rows]
+    except TypeError as error:
+        raise CorruptBatchError(str(error)) from None
+
+
+def recorded_rows(value: bytes) -> Tuple[str, List[Row]]:
+    """The recorder of a batch of events, and the events.
+
+    Raises:
+        CorruptBatchError: as for `decode`.
+    """
+    recorder, rows = _open(value)
+    try:
+        for number, envelope_id, amount, metadata, milliseconds in rows:
+            if type(amount) is not int or type(envelope_id) is not str or type(milliseconds) is not int:
+                raise CorruptBatchError("a row has a value of another type")
+            if (metadata is not None and type(metadata) not in (dict, str)) or type(number) not in (int, str):
+                raise CorruptBatchError("a row has a value of another type")
+    except (TypeError, ValueError) as error:
+        raise CorruptBatchError(str(error)) from None
+    return str(recorder), rows
+
+
+def _open(value: bytes) -> Tuple[Any, Any]:
+    """The two parts of a payload whose checksum is right."""
     try:
         form, compressed, checksum = _HEADER.unpack_from(value)
         payload = value[_HEADER.size :]
@@ -150,7 +189,7 @@ def decode(value: bytes) -> List[Post]:
         if compressed:
             payload = _inflate(payload)
         recorder, rows = json.loads(payload)
-        return [_post(recorder, *row) for row in rows]
+        return recorder, rows
     except (struct.error, zlib.error, ValueError, TypeError, RecursionError) as error:
         raise CorruptBatchError(str(error)) from None
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import time
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from x402tools import _spool_held, _spool_rows
 from x402tools._connection import Connection, DatabaseError, Row, Transaction
+from x402tools._spool_recorded import WAITING
 from x402tools._spool_rows import FITS, VALUE, are_counts
 from x402tools._store import Tally
 from x402tools.errors import SpoolError
@@ -26,6 +27,11 @@ _SEALED = (
     f"SELECT sequence, CAST(batch AS BLOB), sealed_at, events, units, {VALUE} FROM sealed"
     f" WHERE {FITS} AND sequence %s ORDER BY sequence LIMIT ?"
 )
+_RECORDED = (
+    f"SELECT sequence, CAST(batch AS BLOB), stored_at, events, units, {VALUE} {WAITING} AND {FITS} AND sequence %s"
+    " ORDER BY sequence LIMIT ?"
+)
+_ADD_RECORDED = "INSERT OR IGNORE INTO recorded (batch, stored_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
 _DEAD = (
     "SELECT id, CAST(place AS BLOB), CAST(key AS BLOB), events, units, readable, CAST(details AS BLOB),"
     f" {VALUE} FROM dead WHERE {FITS} AND id %s ORDER BY id LIMIT ?"
@@ -63,8 +69,13 @@ def carry_over(read: Reader, target: Connection, origin: str) -> Tally:
             _remember(transaction, origin, marks)
         _carry_numbers(read, transaction)
     carried = Tally()
-    writers = partial(_write_batch, read), partial(_write_dead, origin), partial(_write_held, origin)
-    for table, sql, write in zip(("sealed", "dead", "held"), (_SEALED, _DEAD, _HELD), writers):
+    tables: Dict[str, Tuple[str, Callable[[Transaction, Row], Tally]]] = {
+        "sealed": (_SEALED, partial(_write_batch, read)),
+        "recorded": (_RECORDED, _write_recorded),
+        "dead": (_DEAD, partial(_write_dead, origin)),
+        "held": (_HELD, partial(_write_held, origin)),
+    }
+    for table, (sql, write) in tables.items():
         for rows in _chunks(read, sql, marks.get(table, 0)):
             with target.transaction() as transaction:
                 for row in rows:
@@ -179,6 +190,17 @@ def _write_held(origin: str, transaction: Transaction, row: Row) -> Tally:
         return Tally()
     columns = (f"{origin} {_text(place)}", held_at, events, units, _text(reason), value)
     transaction.run(_spool_held.HOLD, columns)
+    _spool_rows.count(transaction, "recorded", Tally(events, units))
+    return Tally(events, units)
+
+
+def _write_recorded(transaction: Transaction, row: Row) -> Tally:
+    _, raw_batch, stored_at, events, units, value = row
+    batch = _text(raw_batch)
+    is_there = transaction.rows("SELECT 1 FROM recorded WHERE batch = ?", (batch,))
+    if is_there or not are_counts(events, units):
+        return Tally()
+    transaction.run(_ADD_RECORDED, (batch, stored_at, events, units, value))
     _spool_rows.count(transaction, "recorded", Tally(events, units))
     return Tally(events, units)
 

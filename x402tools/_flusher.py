@@ -25,6 +25,8 @@ from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
 from x402tools._batch import Post
 from x402tools._bell import Flag
 from x402tools._doubts import Delivery, Doubts
+from x402tools._fold import Fold, one_by_one
+from x402tools._folder import Folder
 from x402tools._gate import Gate
 from x402tools._retry import Backoff
 from x402tools._store import Acknowledgement, Burial, Holding, Store
@@ -99,6 +101,7 @@ class Flusher:
         max_attempts: this many 5xx for one POST, while others pass, make it a dead letter.
         flush_at: so many newly stored events start a delivery at once.
         flush_interval: seconds after which a delivery starts anyway.
+        new_fold, window: how events are folded that are stored as recorded only; see `_folder`.
         hold_after: seconds after which a POST whose outcome is unknown is held; None: never. See `_doubts`.
         clock: seconds that never go back.
     """
@@ -114,6 +117,8 @@ class Flusher:
         flush_at: int,
         flush_interval: float,
         hold_after: Optional[float] = None,
+        new_fold: Callable[[], Fold] = one_by_one,
+        window: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -125,6 +130,7 @@ class Flusher:
         self._clock = clock
         self._senders = Senders(deliver, concurrency)
         self._doubts = Doubts(store, hold_after, concurrency, clock)
+        self._folder = Folder(store, new_fold, window=window, look_every=self._flush_interval, clock=clock)
         self._gate = Gate()
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
         self._pauses_in_trouble = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_IN_TROUBLE, _SHORTEST_PAUSE)
@@ -163,10 +169,11 @@ class Flusher:
         """Tells that events were stored by this process."""
         self._stored_since_load += events  # only a hint: a lost update delays a delivery by flush_interval
         if self._stored_since_load >= self._flush_at:
-            self.hurry()
+            self._senders.inbox.put(None)
 
     def hurry(self) -> None:
-        """Has everything that is stored delivered now rather than after flush_interval."""
+        """Has everything that is stored delivered now, rather than after flush_interval or the end of a window."""
+        self._folder.hurry()
         self._senders.inbox.put(None)
 
     def stop(self, deadline: float) -> bool:
@@ -245,6 +252,7 @@ class Flusher:
         for message in self._senders.messages():
             if message is None:
                 self._load_at, self._found_nothing = 0.0, False
+                self._folder.look_now()
                 told_to_stop = self._stop_by is not None
             else:
                 self._note(message)
@@ -252,11 +260,14 @@ class Flusher:
         self.delivering = self._store.claim()
         if not self.delivering:
             self._loaded_up_to = 0
+            self._folder.reset()
             self._looked_since_stop |= told_to_stop
             return _STANDBY
         if self._is_stopping_now():
             self._doubts.withdraw([*self._ready, *(delivery for _, _, delivery in self._waiting)])
         else:
+            if self._folder.turn(self._may_seal()):
+                self._load_at = 0.0
             self._load()
             self._hand_out()
         self._looked_since_stop |= told_to_stop
@@ -324,6 +335,10 @@ class Flusher:
         held = len(self._ready) + len(self._waiting) + self._senders.busy
         return len(self._ready) < _LOW_WATER and held < _MOST_HELD
 
+    def _may_seal(self) -> bool:
+        """Whether what is sealed now could be sent soon."""
+        return len(self._ready) < _LOW_WATER and self._gate.seconds_closed(self._clock()) <= 0
+
     def _load(self) -> None:
         if not self._may_load() or self._clock() < self._load_at:
             return
@@ -346,7 +361,7 @@ class Flusher:
 
     def _tidy(self) -> None:
         idle = not self._ready and not self._waiting and not self._senders.busy and self._settle_by is None
-        if idle and self._untidy:
+        if idle and self._untidy and self._folder.is_idle:
             self._store.tidy()
             self._untidy = False
 
@@ -400,6 +415,7 @@ class Flusher:
             moments.append(self._stop_by)
         if self._may_load():
             moments.append(self._load_at)
+        moments.append(self._folder.next_turn(self._may_seal()))
         if self._senders.busy < self._gate.room(self._concurrency):
             gate_opens = now + self._gate.seconds_closed(now)
             if self._ready:
@@ -418,7 +434,7 @@ class Flusher:
             return False  # what was stored just before the stop is not loaded yet
         if self._senders.busy or (self._settle_by is not None and not self._store_in_trouble):
             return False
-        nothing_left = not self._ready and not self._waiting and self._found_nothing
+        nothing_left = not self._ready and not self._waiting and self._found_nothing and not self._folder.is_hurried
         return self._is_stopping_now() or not self.delivering or nothing_left
 
     def _gate_noted(self, change: Callable[[], None]) -> None:

@@ -91,6 +91,11 @@ class OpenFile:
         """From that moment of `time.monotonic()` on no operation waits for the disk: it raises SpoolError."""
         self._give_up_at = self._connection.give_up_at = moment
 
+    def go_on(self, seconds: float) -> None:
+        """Waits for the disk for so long from now on, where less was said."""
+        if self._give_up_at is not None:
+            self.give_up_at(max(self._give_up_at, time.monotonic() + seconds))
+
     def is_in_use_here(self) -> bool:
         """See `Connection.is_in_use_here`."""
         return self._lock.is_mine() or self._connection.is_in_use_here()

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Iterable, List, Optional, Union
 
-from x402tools import _batch, _process, _spool_file
+from x402tools import _process, _spool_file
 from x402tools._bell import Bell
 from x402tools._desk import Desk
 from x402tools._event import Event
@@ -86,7 +86,7 @@ class Parts:
             self._stored,
             self.reports.store_failed,
             self.reports.mended,
-            settings.key_in_metadata,
+            settings.encode,
         )
         self.writer.start()
         if not self.writer.thread.is_alive():
@@ -119,6 +119,8 @@ class Parts:
             max_attempts=settings.max_attempts,
             flush_at=settings.flush_at,
             flush_interval=settings.flush_interval,
+            new_fold=settings.new_fold,
+            window=settings.coalesce_window if settings.coalesce else 0.0,
             hold_after=settings.hold_after,
         )
         self.flusher.start()
@@ -145,7 +147,7 @@ class Parts:
             return  # the last commit took it along
         if not self._at_exit:
             raise BufferClosedError("the buffer is closed; this event was not stored")
-        batch = _batch.encode(self.intake.recorder, 0, [event], key_field=self._settings.key_in_metadata)
+        batch = self._settings.encode(self.intake.recorder, 0, [event])
         try:
             # Under a name of its own: the store takes a lower number of the same recorder for a repetition.
             self.store.append_alone(batch._replace(id=f"late-{self.intake.recorder}/{next(self._late_numbers)}"))
@@ -177,13 +179,16 @@ class Parts:
             if time.monotonic() + _LOOK_EVERY >= deadline:
                 return self.result()
             self._settled.wait(self._settled.rung, _LOOK_EVERY)
-        newest = self._desk.run(self.store.last_sequence)
+        newest_recorded, newest = self._desk.run(self.store.last_recorded), None
         if self.flusher is not None:
             self.flusher.hurry()
         while True:
             rung = self._settled.rung
+            first = self._desk.run(self.store.first_recorded)
+            if newest is None and (first is None or first > newest_recorded):  # all of it is sealed by now
+                newest = self._desk.run(self.store.last_sequence)
             oldest = self._desk.run(self.store.first_sequence)
-            if oldest is None or oldest > newest:
+            if newest is not None and (oldest is None or oldest > newest):
                 return self._only_held() if self._desk.run(self.store.has_held) else FlushResult(0)
             if self._ended is not None:  # by a signal handler, or another thread
                 return self._ended

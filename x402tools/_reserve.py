@@ -39,6 +39,7 @@ from x402tools._store import (
     HeldPost,
     Holding,
     Place,
+    RecordedBatch,
     SealedBatch,
     Tally,
 )
@@ -79,8 +80,10 @@ class _Kept:
         return _sum([self.posts[at] for at in self.left])
 
     def to_store(self) -> EncodedBatch:
-        if self.posts is None or not self.settled:
+        if self.posts is None:
             return self.batch
+        if not self.settled:
+            return self.batch._replace(is_sealed=True)  # its POSTs may have been sent, under their keys
         return _batch.encode_posts(self.batch.id, [self.posts[at] for at in self.left])
 
     def notes(self) -> List[Tuple[str, int, float]]:
@@ -208,8 +211,23 @@ class Reserve:
                 self._read_trouble = error  # what is in memory goes on all the same
             else:
                 self._read_trouble = None
-            batches += [self._hand_out(sequence) for sequence, kept in self._kept.items() if kept.posts is None]
+            batches += [self._hand_out(sequence) for sequence, kept in self._kept.items() if self._may_hand_out(kept)]
             return batches
+
+    def _may_hand_out(self, kept: _Kept) -> bool:
+        """Events that are to be folded go out from memory each under its own key. So not while they may be in the spool
+        too, which would fold them under another."""
+        may_be_stored = self._unsure is not None and kept in self._unsure[1].values()
+        return kept.posts is None and (kept.batch.is_sealed or not may_be_stored)
+
+    def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
+        return _repeated_on_damage(lambda: self._spool.recorded(after, limit))
+
+    def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
+        self._spool.seal(up_to, batches)
+
+    def sweep(self) -> bool:
+        return self._spool.sweep()
 
     def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
         """See `Store`. Never raises SpoolError: what the spool does not take is not noted, and `trouble` says why."""
@@ -266,12 +284,26 @@ class Reserve:
         return self._trouble or self._read_trouble
 
     def last_sequence(self) -> int:
+        return self._last(self._spool.last_sequence)
+
+    def last_recorded(self) -> int:
+        return self._last(self._spool.last_recorded)
+
+    def _last(self, of_the_spool: Callable[[], int]) -> int:
         with self._lock:
             coming = len(self._kept) + _OTHERS_MEANWHILE if self._kept else 0  # what is kept will get higher numbers
             try:
-                return self._spool.last_sequence() + coming
+                return of_the_spool() + coming
             except SpoolError:
                 return _UNKNOWN
+
+    def first_recorded(self) -> Optional[int]:
+        """See `Store`. What is only in memory counts for `first_sequence`."""
+        with self._lock:
+            try:
+                return self._spool.first_recorded()
+            except SpoolError:
+                return 0  # as if something were
 
     def first_sequence(self) -> Optional[int]:
         with self._lock:
@@ -361,6 +393,10 @@ class Reserve:
 
     def give_up_at(self, moment: Optional[float]) -> None:
         self._spool.give_up_at(moment)
+
+    def go_on(self, seconds: float) -> None:
+        """The disk has so long from now on, where `give_up_at` said less: it works, there is only much to store."""
+        self._spool.go_on(seconds)
 
     def close(self) -> None:
         self._spool.close()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
+from x402tools import _batch
+from x402tools._batch import EncodedBatch
+from x402tools._event import LARGEST_AMOUNT, Event
+from x402tools._fold import Fold
 from x402tools.errors import ValidationError
 from x402tools.models import Usage
 
@@ -43,6 +47,25 @@ class Settings(NamedTuple):
     on_unknown: str = "resend"
     idempotency_window: Optional[float] = None
     key_in_metadata: Optional[str] = None
+    coalesce: bool = False
+    coalesce_window: float = 0.0
+    coalesce_by: Optional[Tuple[str, ...]] = None
+    max_post_amount: int = LARGEST_AMOUNT
+
+    def encode(self, recorder: str, batch_number: int, events: Sequence[Event]) -> EncodedBatch:
+        """The batch of these events as it goes into the spool."""
+        return _batch.encode(
+            recorder, batch_number, events, key_field=self.key_in_metadata, is_sealed=not self.coalesce
+        )
+
+    def new_fold(self) -> Fold:
+        """What recorded events are folded with."""
+        return Fold(
+            by=self.coalesce_by,
+            largest=self.max_post_amount,
+            each=not self.coalesce,
+            key_field=self.key_in_metadata,
+        )
 
     @property
     def hold_after(self) -> Optional[float]:
@@ -65,12 +88,22 @@ class Settings(NamedTuple):
         _check_number("max_queue_size", self.max_queue_size, 1, 10**9)
         _check_number("max_disk_bytes", self.max_disk_bytes, 1024**2, 2**62)
         _check_number("max_attempts", self.max_attempts, 1, 10**9)
+        _check_number("max_post_amount", self.max_post_amount, 1, LARGEST_AMOUNT)
+        check_seconds("coalesce_window", self.coalesce_window)
+        self._check_coalescing()
         check_seconds("flush_interval", self.flush_interval)
         check_seconds("exit_timeout", self.exit_timeout)
         for name, callback in zip(UserCallbacks._fields, self.user):
             if callback is not None and not callable(callback):
                 raise ValidationError(f"{name} must be something to call, not {type(callback).__name__}")
         return self
+
+    def _check_coalescing(self) -> None:
+        if not self.coalesce and (self.coalesce_by is not None or self.max_post_amount != LARGEST_AMOUNT):
+            raise ValidationError("coalesce_by and max_post_amount need coalesce=True")
+        by = self.coalesce_by
+        if by is not None and any(type(key) is not str or not key for key in by):
+            raise ValidationError('coalesce_by must be the keys of the metadata that count, ("endpoint",) for example')
 
 
 def check_seconds(argument: str, value: object) -> float:

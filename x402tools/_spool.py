@@ -1,5 +1,6 @@
 """The store on one SQLite file, shared by any number of processes of one machine; see `_store` for what it promises.
 
+    recorded  a row is a batch of events that are not sealed yet; see `_spool_recorded`
     sealed    a row is a batch of frozen POSTs, written once
     settled   for a batch that is partly done: a bit for each POST that is not pending any more
     dead      a row is one POST set aside, or a batch that turned out to be damaged
@@ -24,14 +25,26 @@ import time
 import uuid
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from x402tools import _batch, _spool_held, _spool_rows
+from x402tools import _batch, _spool_held, _spool_recorded, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
 from x402tools._connection import Connection, DamagedError, Row, transaction_here
 from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving, count, dead_row
 from x402tools._spool_setup import FORMAT
-from x402tools._store import Acknowledgement, Burial, Counts, DeadLetter, HeldPost, Holding, Place, SealedBatch, Tally
+from x402tools._store import (
+    Acknowledgement,
+    Burial,
+    ChangedError,
+    Counts,
+    DeadLetter,
+    HeldPost,
+    Holding,
+    Place,
+    RecordedBatch,
+    SealedBatch,
+    Tally,
+)
 from x402tools.errors import SpoolError
 
 __all__ = ["FORMAT", "Deposit", "Spool"]
@@ -89,6 +102,7 @@ class Spool:
         self._progress: Dict[int, Progress] = {}
         self._unsure: Optional[Tuple[str, Dict[int, Progress]]] = None  # the last settlement, if it may be stored
         self._reread_from: Optional[int] = None  # see `oldest_sealed`
+        self._read_up_to: Optional[int] = None  # which recorded batches were handed out; None: none of this file
         self._has_notes = False  # this process has written or seen notes about what is being sent
         self._next_size_check = 0.0
         self._file = OpenFile(path, sync=sync, make_folder=make_folder, on_change=self._read_again)
@@ -109,7 +123,8 @@ class Spool:
         with connection.transaction() as transaction:
             known = transaction.rows("SELECT CAST(value AS BLOB) FROM meta WHERE key = 'destination'")
             waiting = transaction.rows(
-                "SELECT 1 FROM sealed UNION ALL SELECT 1 FROM dead UNION ALL SELECT 1 FROM held LIMIT 1"
+                "SELECT 1 FROM sealed UNION ALL SELECT 1 FROM dead UNION ALL SELECT 1 FROM held"
+                f" UNION ALL SELECT 1 {_spool_recorded.WAITING} LIMIT 1"
             )
             if known and known[0][0] != fingerprint.encode() and waiting:
                 raise SpoolError(
@@ -234,6 +249,40 @@ class Spool:
         with self._file.use() as connection:
             connection.sync()
 
+    # -- what is recorded and not sealed ----------------------------------------------------------------------------
+
+    def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
+        with self._file.use() as connection:
+            while True:
+                rows = connection.rows(_spool_recorded.NEXT, (after, limit))
+                batches = [
+                    batch for batch in (self._read_recorded(connection, row) for row in rows) if batch is not None
+                ]
+                if batches or not rows:
+                    if batches:
+                        self._read_up_to = batches[-1].sequence
+                    return batches
+                after = rows[-1][0]
+
+    def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
+        with self._file.use() as connection:
+            if not self.has_claim or self._read_up_to != up_to:
+                raise ChangedError(f"{self.path}: another file or another process is in between: read again")
+            with connection.transaction() as transaction:
+                _spool_recorded.seal(transaction, up_to, batches)
+
+    def sweep(self) -> bool:
+        with self._file.use() as connection:
+            return _spool_recorded.sweep(connection)
+
+    def last_recorded(self) -> int:
+        with self._file.use() as connection:
+            return _spool_recorded.number(connection.rows(_spool_recorded.LAST)) or 0
+
+    def first_recorded(self) -> Optional[int]:
+        with self._file.use() as connection:
+            return _spool_recorded.number(connection.rows(_spool_recorded.FIRST))
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
@@ -304,20 +353,23 @@ class Spool:
         sums = _spool_rows.SUMS
         with self._file.use() as connection, connection.transaction("DEFERRED") as transaction:  # one moment for all
             ledger = _spool_rows.ledger(transaction.rows(_spool_rows.LEDGER))
+            recorded = _spool_rows.tally(transaction.rows(_spool_recorded.TOTALS)[0])
             sealed = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM sealed")[0])
             settled = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM settled")[0])
             dead = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM dead")[0])
             held = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM held")[0])
             oldest = transaction.rows("SELECT sealed_at FROM sealed ORDER BY sequence LIMIT 1")
             if held.events:
-                oldest = [min(oldest + transaction.rows(_spool_held.OLDEST_HELD))]
+                oldest += transaction.rows(_spool_held.OLDEST_HELD)
+            if recorded.events:
+                oldest += transaction.rows(_spool_recorded.OLDEST)
             return Counts(
                 recorded=ledger["recorded"],
                 delivered=ledger["delivered"],
-                pending=sealed.minus(settled).plus(held),
+                pending=recorded.plus(sealed).minus(settled).plus(held),
                 dead=dead,
                 dropped=ledger["dropped"],
-                oldest_pending_at=float(oldest[0][0]) if oldest else None,
+                oldest_pending_at=float(min(oldest)[0]) if oldest else None,
                 size=_spool_rows.size(transaction),
                 held=held,
             )
@@ -331,6 +383,7 @@ class Spool:
     def claim(self) -> bool:
         if self._claim.held:
             return True
+        self._read_up_to = None
         self._progress.clear()  # whoever delivered in between has settled some of it
         self._reread_from = None
         try:
@@ -364,13 +417,21 @@ class Spool:
                 with connection.transaction() as transaction:
                     transaction.run(_spool_held.FORGET_LEFTOVERS)
             connection.rows(_EMPTY_LOG)
-            if self.first_sequence() is None and os.path.getsize(self.path) > _WORTH_SHRINKING:
+            if (
+                self.first_sequence() is None
+                and self.first_recorded() is None
+                and os.path.getsize(self.path) > _WORTH_SHRINKING
+            ):
                 connection.rows("VACUUM")
                 connection.rows(_EMPTY_LOG)
 
     def give_up_at(self, moment: Optional[float]) -> None:
         """From that moment of `time.monotonic()` on, no call waits for the disk: it raises SpoolError; None: never."""
         self._file.give_up_at(moment)
+
+    def go_on(self, seconds: float) -> None:
+        """See `Reserve.go_on`."""
+        self._file.go_on(seconds)
 
     def close(self) -> None:
         self.release()
@@ -385,6 +446,7 @@ class Spool:
     def _read_again(self, connection: Connection) -> None:
         """Another file is in use: forgets which batches are handed out, except for those that it has under the same
         numbers, and rereads it from the start."""
+        self._read_up_to = None
         handed_out, self._progress, self._unsure, self._reread_from = self._progress, {}, None, 0
         try:
             for sequence, state in handed_out.items():
@@ -436,7 +498,7 @@ class Spool:
             return None
         truth = Tally(sum(post.events for post in posts), sum(post.amount for post in posts))
         if (events, units) != truth:  # the content has a checksum, its counts have none
-            self.notices.append(f"the counts of a batch in {self.path} were damaged: {truth.events} events set right")
+            self._tell_of_counts(truth)
             with connection.transaction() as transaction:
                 transaction.run("UPDATE sealed SET events = ?, units = ? WHERE sequence = ?", (*truth, sequence))
         state = self._progress[sequence] = _spool_rows.progress(posts, *settled)
@@ -445,6 +507,21 @@ class Spool:
             return SealedBatch(sequence, left)
         self._has_notes = True
         return SealedBatch(sequence, left, _spool_held.notes(notes))
+
+    def _read_recorded(self, connection: Connection, row: Row) -> Optional[RecordedBatch]:
+        """The batch of a row, or None when it is damaged: then it is set aside."""
+        sequence, _, events, units, value = row
+        try:
+            batch = _spool_recorded.read(row)
+        except CorruptBatchError as error:
+            self._quarantine(connection, (sequence, events, units, value), (), str(error), is_sealed=False)
+            return None
+        truth = _spool_recorded.counted(batch)
+        if (events, units) != truth:
+            self._tell_of_counts(truth)
+            with connection.transaction() as transaction:
+                _spool_recorded.set_right(transaction, sequence, truth)
+        return batch
 
     def _turned_out_stored(self, connection: Connection, settlement: str, progress: Dict[int, Progress]) -> bool:
         known = connection.rows("SELECT value FROM meta WHERE key = 'settlement'")
@@ -485,7 +562,18 @@ class Spool:
             )
         return changed
 
-    def _quarantine(self, connection: Connection, row: Tuple[Any, ...], settled: Tuple[Any, ...], reason: str) -> None:
+    def _tell_of_counts(self, truth: Tally) -> None:
+        self.notices.append(f"the counts of a batch in {self.path} were damaged: {truth.events} events set right")
+
+    def _quarantine(
+        self,
+        connection: Connection,
+        row: Tuple[Any, ...],
+        settled: Tuple[Any, ...],
+        reason: str,
+        *,
+        is_sealed: bool = True,
+    ) -> None:
         """Sets a damaged batch aside as it is: it stays for people to look at, and the others go on."""
         sequence, events, units, value = row
         if not _spool_rows.are_counts(events, units):
@@ -497,6 +585,7 @@ class Spool:
         )
         with connection.transaction() as transaction:
             details = json.dumps({"reason": f"damaged in the spool: {reason}", "died_at": time.time()})
-            place = f"{sequence}/damaged"
+            place = f"{'' if is_sealed else 'recorded '}{sequence}/damaged"
             transaction.run(BURY, (place, f"damaged batch {sequence}", events, units, 0, details, value))
-            _spool_rows.forget_batch(transaction, sequence)
+            forget = _spool_rows.forget_batch if is_sealed else _spool_recorded.forget
+            forget(transaction, sequence)

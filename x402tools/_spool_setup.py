@@ -31,6 +31,10 @@ _FIRST_TABLES = (  # of format 1
         " sealed_at REAL NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, value BLOB NOT NULL)"
     ),
     (
+        "CREATE TABLE IF NOT EXISTS recorded (sequence INTEGER PRIMARY KEY AUTOINCREMENT, batch TEXT UNIQUE NOT NULL,"
+        " stored_at REAL NOT NULL, events INTEGER NOT NULL, units INTEGER NOT NULL, value BLOB NOT NULL)"
+    ),
+    (
         "CREATE TABLE IF NOT EXISTS settled (sequence INTEGER PRIMARY KEY, events INTEGER NOT NULL,"
         " units INTEGER NOT NULL, bits BLOB NOT NULL)"
     ),

@@ -7,7 +7,8 @@
                                      │   └─ hold ─► held ──────► gone (delivered, as reconcile found out)
                                      └── resend ────┘
 
-    recorded   in the memory of the process (`_intake`); with coalescing also on disk until its window is folded
+    recorded   in the memory of the process (`_intake`); with coalescing also on disk until its window is folded: one
+               transaction makes the events gone as recorded ones and the POSTs they add up to sealed
     sealed     a frozen POST on disk: its amount and its idempotency key never change again; only these are sent
     gone       the service has it; nothing is kept but a count
     dead       set aside with the reason, until somebody requeues it under its old key or removes it
@@ -32,7 +33,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
-from x402tools._batch import EncodedBatch, Post
+from x402tools._batch import EncodedBatch, Post, Row
+from x402tools.errors import SpoolError
 
 
 class Tally(NamedTuple):
@@ -67,6 +69,19 @@ class Place(NamedTuple):
 
     sequence: int
     position: int
+
+
+class RecordedBatch(NamedTuple):
+    """Events that are stored and not sealed; what `rows` are is told in `_batch`."""
+
+    sequence: int
+    stored_at: float  # seconds since 1970
+    recorder: str
+    rows: List[Row]
+
+
+class ChangedError(SpoolError):
+    """What was read is not what there is any more: read it again."""
 
 
 class SealedBatch(NamedTuple):
@@ -163,6 +178,22 @@ class Store(Protocol):
     def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
         """Notes that these POSTs are about to be sent, unless that is noted already, and takes the notes about others
         back, which were certainly not booked. Returns those of `begun` that are noted now: send no other."""
+
+    def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
+        """Up to `limit` batches of events that are not sealed, oldest first, above a sequence number of their own."""
+
+    def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
+        """Makes the recorded batches up to this number, all of which were handed out, gone, and stores these sealed
+        ones: all or nothing, and once however often it is asked. Raises `ChangedError` when that cannot be any more."""
+
+    def sweep(self) -> bool:
+        """Gives back room of what was sealed; whether there is more to give back. Does little at a time."""
+
+    def last_recorded(self) -> int:
+        """The number of the newest batch that was ever stored to be sealed later."""
+
+    def first_recorded(self) -> Optional[int]:
+        """The number of the oldest that is not sealed, or None."""
 
     def last_sequence(self) -> int:
         """The sequence number of the newest batch ever stored."""

@@ -11,7 +11,6 @@ When the store has enough of that, events stay in the intake, until `max_queue_s
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from typing import Callable, List, Optional
@@ -39,6 +38,8 @@ _LONGEST_SLEEP = 1.0  # seconds; the thread looks again by itself
 _SYNC_EVERY = 1.0  # seconds
 _FIRST_RETRY, _LONGEST_RETRY = 0.05, 1.0  # seconds between attempts to store while the store fails
 
+_NEXT_COMMIT = 0.5  # seconds that a commit at the end gives to the one after it, whatever the deadline: the disk works
+
 # So many batches (of 500 events) go into one commit at the most; the callers' lock waits for it.
 _BATCHES_PER_COMMIT = 20
 
@@ -65,7 +66,7 @@ class Writer:
         on_stored: Callable[[int], None],
         on_trouble: Callable[[Optional[SpoolError]], None],
         on_mended: Callable[[str], None],
-        key_field: Optional[str] = None,
+        encode: Callable[..., EncodedBatch] = _batch.encode,
     ) -> None:
         self._intake = intake
         self._store = store
@@ -74,7 +75,7 @@ class Writer:
         self._on_stored = on_stored
         self._on_trouble = on_trouble
         self._on_mended = on_mended
-        self._key_field = key_field
+        self._encode = encode
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
@@ -204,11 +205,10 @@ class Writer:
     def _store_some(self, most: int) -> int:
         """Stores what is here and up to `most` events of the intake; how many it took from there."""
         taken = 0
-        batches = sys.maxsize if self._stopping.is_set() else _BATCHES_PER_COMMIT
-        while taken < most and self._intake.events and len(self._unstored) < batches:
+        while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
             events = self._intake.take(min(_batch.MOST_EVENTS, most - taken))
             try:
-                batch = _batch.encode(self._intake.recorder, self._batch_number + 1, events, key_field=self._key_field)
+                batch = self._encode(self._intake.recorder, self._batch_number + 1, events)
             except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
                 self._intake.give_back(events)
                 raise
@@ -221,6 +221,8 @@ class Writer:
         stored = sum(batch.events for batch in self._unstored)
         self._unstored = []  # after an interrupt they are appended once more, which is harmless
         self._unsynced = True
+        if self._stopping.is_set() and self._store.trouble is None:
+            self._store.go_on(_NEXT_COMMIT)
         self._account()
         self._on_stored(stored)
         return taken

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import warnings
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 from x402tools import _event, _process, _spool_file
 from x402tools._event import LARGEST_AMOUNT, Event, Metadata, PendingUsage, check_amount, snapshot_metadata
@@ -52,6 +52,15 @@ class UsageBuffer:
             log line), "block" waits for room, "raise" raises QueueFullError.
         max_attempts: a POST that got so many 5xx while others passed becomes a dead letter. No answer, 429 and an
             outage do not count: those are tried for ever.
+        coalesce: sum up what was recorded for one envelope with the same metadata into one POST, under a key of its
+            own. An event with an idempotency key of yours stays a POST of its own. Processes that share a spool
+            should all say the same.
+        coalesce_window: seconds that an event waits for others, at the most; `flush` and `close` end it at once in the
+            process that delivers. While the service is away, or slower than the groups come, windows get longer.
+        coalesce_by: the keys of the metadata that make a group, ("endpoint",) for example; all others are left out of
+            the POST. Default: the whole metadata.
+        max_post_amount: units of usage in one POST at the most, 2**53 - 1 by default; what is more becomes several. An
+            event of more is refused.
         on_unknown: what becomes of a POST that may have been booked although no answer came: "resend" sends it again
             under its key, which a service that honours keys books once; "hold" sends nothing twice and keeps it apart
             until `reconcile`. A POST that certainly was not booked is sent again in any case. "hold" costs a commit
@@ -60,7 +69,8 @@ class UsageBuffer:
             rather than sent again so long after its first attempt of unknown outcome. Costs what "hold" costs.
         key_in_metadata: a name under which the metadata of each POST carries its key, so that `reconcile` finds it
             in `get_usage`. Metadata that has this field already is refused.
-        exit_timeout: seconds that `close` and the end of the process may spend on delivering.
+        exit_timeout: seconds that `close` and the end of the process may spend on delivering. What is in memory is
+            stored before, as long as the disk takes it.
         deliver: False only stores; another process delivers the spool.
         on_delivery: called with the `Usage` of each delivered POST.
         on_dead_letter: called with the `Usage` of a POST that was set aside, and the reason.
@@ -88,6 +98,10 @@ class UsageBuffer:
         max_attempts: int = 20,
         exit_timeout: float = 2.0,
         deliver: bool = True,
+        coalesce: bool = False,
+        coalesce_window: float = 10.0,
+        coalesce_by: Optional[Sequence[str]] = None,
+        max_post_amount: int = LARGEST_AMOUNT,
         on_unknown: str = "resend",
         idempotency_window: Optional[float] = None,
         key_in_metadata: Optional[str] = None,
@@ -113,6 +127,10 @@ class UsageBuffer:
             on_unknown=on_unknown,
             idempotency_window=idempotency_window,
             key_in_metadata=key_in_metadata,
+            coalesce=bool(coalesce),
+            coalesce_window=coalesce_window,
+            coalesce_by=None if coalesce_by is None else _keys(coalesce_by),
+            max_post_amount=max_post_amount,
         ).checked()
         if not _process.can_lock_files():
             raise SpoolError("UsageBuffer needs fcntl file locks, which this system lacks; use the client without it")
@@ -120,6 +138,7 @@ class UsageBuffer:
         self._target: Optional[Tuple[Deliver, str]] = None
         self._read_usage: Optional[ReadUsage] = None
         self._snapshot = snapshot_metadata if key_in_metadata is None else self._snapshot_without_key
+        self._largest = max_post_amount
         self._closed: Optional[FlushResult] = None
         self._known_ids: Set[str] = set()
         self._parts: Optional[Parts] = None
@@ -175,8 +194,8 @@ class UsageBuffer:
             intake = self._start().intake
         if type(envelope_id) is not str or envelope_id not in self._known_ids:
             self._learn(envelope_id)
-        if type(amount) is not int or not 0 <= amount <= LARGEST_AMOUNT:
-            check_amount(amount)
+        if type(amount) is not int or not 0 <= amount <= self._largest:
+            self._check_amount(amount)
         event: Event = (
             intake.next_number() if idempotency_key is None else _event.check_key(idempotency_key),
             envelope_id,
@@ -202,6 +221,10 @@ class UsageBuffer:
         if len(self._known_ids) >= _MOST_KNOWN_IDS:
             self._known_ids = set()
         self._known_ids.add(envelope_id)
+
+    def _check_amount(self, amount: object) -> None:
+        if check_amount(amount) > self._largest:
+            raise ValidationError(f"amount must be at most {self._largest} (max_post_amount), not {amount}")
 
     def _make_room(self, intake: Intake, event: Event) -> bool:
         size = self._settings.max_queue_size
@@ -372,3 +395,9 @@ class UsageBuffer:
         self._parts = None
         self._intake = None
         self.__dict__.pop("_own_lock", None)
+
+
+def _keys(names: Sequence[str]) -> Tuple[str, ...]:
+    if isinstance(names, str):
+        raise ValidationError(f'coalesce_by must be several names, ("{names}",) for example, not a str')
+    return tuple(names)

@@ -25,11 +25,13 @@ from x402tools._spool import Spool
 from x402tools._store import (
     Acknowledgement,
     Burial,
+    ChangedError,
     Counts,
     DeadLetter,
     HeldPost,
     Holding,
     Place,
+    RecordedBatch,
     SealedBatch,
     Tally,
 )
@@ -188,6 +190,8 @@ class Shelf:
 
     def __init__(self) -> None:
         self.batch_ids: Set[str] = set()
+        self.unfolded: Dict[int, EncodedBatch] = {}
+        self.last_recorded = 0
         self.sealed: Dict[int, List[Optional[Post]]] = {}  # None: settled
         self.dead: Dict[int, DeadLetter] = {}
         self.held: Dict[int, HeldPost] = {}
@@ -213,6 +217,7 @@ class FakeStore:
         self.settlements: List[Tuple[int, int]] = []
         self.buried: List[Burial] = []
         self._handed_out: Set[int] = set()
+        self._read_up_to = 0
         self._lock = threading.RLock()
 
     def append(self, batches: Sequence[EncodedBatch], dropped: Tally) -> None:
@@ -221,9 +226,46 @@ class FakeStore:
                 if batch.id not in self.shelf.batch_ids:
                     self.shelf.batch_ids.add(batch.id)
                     self.shelf.recorded = self.shelf.recorded.plus(Tally(batch.events, batch.units))
-                    self._seal(_batch.decode(batch.value))
+                    self._put(batch)
             self.shelf.recorded = self.shelf.recorded.plus(dropped)
             self.shelf.dropped = self.shelf.dropped.plus(dropped)
+
+    def _put(self, batch: EncodedBatch) -> None:
+        if batch.is_sealed:
+            self._seal(_batch.decode(batch.value))
+        else:
+            self.shelf.last_recorded += 1
+            self.shelf.unfolded[self.shelf.last_recorded] = batch
+
+    def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
+        with self._called("recorded"):
+            found = sorted(sequence for sequence in self.shelf.unfolded if sequence > after)[:limit]
+            if found:
+                self._read_up_to = found[-1]
+            rows = {sequence: _batch.recorded_rows(self.shelf.unfolded[sequence].value) for sequence in found}
+            return [RecordedBatch(sequence, time.time(), *rows[sequence]) for sequence in found]
+
+    def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
+        with self._called("seal"):
+            if self.shelf.holder is not self or self._read_up_to != up_to:
+                raise ChangedError("read again")
+            gone = [sequence for sequence in self.shelf.unfolded if sequence <= up_to]
+            for sequence in gone:
+                del self.shelf.unfolded[sequence]
+            for batch in batches if gone else ():
+                self._seal(_batch.decode(batch.value))
+
+    def sweep(self) -> bool:
+        with self._called("sweep"):
+            return False
+
+    def last_recorded(self) -> int:
+        with self._called("last_recorded"):
+            return self.shelf.last_recorded
+
+    def first_recorded(self) -> Optional[int]:
+        with self._called("first_recorded"):
+            return min(self.shelf.unfolded, default=None)
 
     def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
         with self._called("oldest_sealed"):
@@ -310,13 +352,17 @@ class FakeStore:
             dead = list(self.shelf.dead.values())
             held = [one.post for one in self.shelf.held.values()]
             unsettled = [*left, *held]
+            unfolded = self.shelf.unfolded.values()
+            waiting = Tally(sum(batch.events for batch in unfolded), sum(batch.units for batch in unfolded))
             return Counts(
                 recorded=self.shelf.recorded,
                 delivered=self.shelf.delivered,
-                pending=Tally(sum(post.events for post in unsettled), sum(post.amount for post in unsettled)),
+                pending=waiting.plus(
+                    Tally(sum(post.events for post in unsettled), sum(post.amount for post in unsettled))
+                ),
                 dead=Tally(sum(one.events for one in dead), sum(one.amount for one in dead)),
                 dropped=self.shelf.dropped,
-                oldest_pending_at=1.0 if unsettled else None,
+                oldest_pending_at=1.0 if unsettled or unfolded else None,
                 size=0,
                 held=Tally(sum(post.events for post in held), sum(post.amount for post in held)),
             )
@@ -330,6 +376,7 @@ class FakeStore:
             if self.claimable and self.shelf.holder is None:
                 self.shelf.holder = self
                 self._handed_out.clear()
+                self._read_up_to = 0
             return self.shelf.holder is self
 
     def release(self) -> None:
