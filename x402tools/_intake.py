@@ -129,7 +129,11 @@ class Intake:
         return Tally(len(events), sum(event[2] for event in events))
 
     def dropped(self) -> Tally:
-        """What was dropped and is not in the store's count yet. Only the holder of the writer's lock asks."""
-        while self._drops:
+        """What was dropped and is not in the store's count yet. Only the holder of the writer's lock asks.
+
+        What is dropped meanwhile is left to the next time: callers may drop faster than this counts, and it would
+        never end.
+        """
+        for _ in range(len(self._drops)):
             self._dropped = self._dropped.plus(Tally(1, self._drops.popleft()))
         return self._dropped

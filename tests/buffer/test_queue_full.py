@@ -13,8 +13,10 @@ from typing import List
 
 import pytest
 
-from tests.buffer.helpers import URL, ScriptedDelivery, assert_adds_up, held_spool, stored_posts, wait_until
+from tests.buffer.helpers import URL, ScriptedDelivery, assert_adds_up, held_spool, make_event, stored_posts, wait_until
+from tests.conftest import run_with_deadline
 from x402tools import QueueFullError, Usage, UsageBuffer
+from x402tools._intake import Intake
 
 LIMIT = 10
 
@@ -216,3 +218,23 @@ def test_a_log_handler_that_records_does_not_drown(tmp_spool: pathlib.Path) -> N
     buffer.close()
 
     assert 1 <= len(lines) <= 5
+
+
+def test_callers_that_drop_faster_than_drops_are_counted_hold_nobody_up() -> None:
+    """The count ends although another event is dropped for each that it counts; that one is left to the next time."""
+    intake = Intake(LIMIT, attention=False)
+
+    class Units(int):
+        """An amount of which another one is dropped while it is added up."""
+
+        def __radd__(self, other: int) -> int:
+            intake.drop(make_event(1, Units(1)))
+            return other + int(self)
+
+    for _ in range(3):
+        intake.drop(make_event(1, Units(1)))
+
+    first = run_with_deadline(intake.take_dropped)
+    second = run_with_deadline(intake.take_dropped)
+
+    assert first == second == (3, 3)
