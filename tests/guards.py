@@ -432,9 +432,9 @@ GUARDS: List[Guard] = [
     Guard(
         "the key is given by an auth object",
         "_http.py",
-        "session.auth = bearer",
-        "pass",
-        "tests/client/test_environment.py tests/client/test_secrets.py tests/client/test_own_session.py",
+        "headers={**_JSON, **(headers or {})}, auth=self._bearer",
+        'headers={**_JSON, **(headers or {}), "Authorization": self._bearer.header()}',
+        "tests/client/test_environment.py tests/client/test_own_session.py",
     ),
     Guard(
         "a bound for the size of an answer",
