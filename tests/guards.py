@@ -94,7 +94,7 @@ GUARDS: List[Guard] = [
         "_spool.py",
         "if self._unsure is not None and self._turned_out_stored(connection, *self._unsure):",
         "if False:",
-        "tests/faults/test_disk.py::test_D02_D03_failing_system_calls",
+        "tests/buffer/test_spool.py",
     ),
     Guard(
         "a POST is settled once",
@@ -170,7 +170,7 @@ GUARDS: List[Guard] = [
         "what was delivered is overwritten",
         "_connection.py",
         '("PRAGMA secure_delete=ON", ()),',
-        "",
+        '("PRAGMA secure_delete=OFF", ()),',
         "tests/faults/test_storage_security.py tests/faults/test_security.py",
     ),
     Guard(
