@@ -57,8 +57,8 @@ GUARDS: List[Guard] = [
     Guard(
         "looking whether the connection thread lives",
         "_connection.py",
-        "if thread.is_alive() and time.monotonic() < started + self._patience(started):",
-        "if True:",
+        "if thread.is_alive() and time.monotonic() <",
+        "if time.monotonic() <",
         "tests/buffer/test_connection.py",
     ),
     Guard(
@@ -94,7 +94,7 @@ GUARDS: List[Guard] = [
         "_spool.py",
         "if self._unsure is not None and self._turned_out_stored(connection, *self._unsure):",
         "if False:",
-        "tests/faults/test_disk.py::test_D02_D03_failing_system_calls",
+        "tests/buffer/test_spool.py",
     ),
     Guard(
         "a POST is settled once",
@@ -170,7 +170,7 @@ GUARDS: List[Guard] = [
         "what was delivered is overwritten",
         "_connection.py",
         '("PRAGMA secure_delete=ON", ()),',
-        "",
+        '("PRAGMA secure_delete=OFF", ()),',
         "tests/faults/test_storage_security.py tests/faults/test_security.py",
     ),
     Guard(
@@ -496,9 +496,9 @@ GUARDS: List[Guard] = [
     Guard(
         "the key is given by an auth object",
         "_http.py",
-        "session.auth = bearer",
-        "pass",
-        "tests/client/test_environment.py tests/client/test_secrets.py tests/client/test_own_session.py",
+        "headers={**_JSON, **(headers or {})}, auth=self._bearer",
+        'headers={**_JSON, **(headers or {}), "Authorization": self._bearer.header()}',
+        "tests/client/test_environment.py tests/client/test_own_session.py",
     ),
     Guard(
         "a bound for the size of an answer",

@@ -299,6 +299,25 @@ def test_a_batch_damaged_after_part_of_it_was_delivered_counts_once(tmp_path: pa
     store.close()
 
 
+def test_a_settlement_that_was_stored_and_reported_as_failed_counts_once(tmp_path: pathlib.Path) -> None:
+    """A sync that fails reports what may be stored all the same; the flusher then settles the same again."""
+    store = open_spool(tmp_path / "usage.db")
+    store.append([make_batch(1, (1, 2, 4))], Tally())
+    store.claim()
+    place, post = store.oldest_sealed(0, 1)[0].posts[0]
+    before = dict(store._progress)
+    store.settle([Acknowledgement(place, post)], [])
+    with store._file.use() as connection:
+        settlement = connection.rows("SELECT value FROM meta WHERE key = 'settlement'")[0][0]
+    store._unsure, store._progress = (settlement, dict(store._progress)), before  # as the error leaves it
+
+    store.settle([Acknowledgement(place, post)], [])
+
+    counts = store.counts()
+    store.close()
+    assert (counts.recorded.events, counts.delivered.events, counts.pending.events) == (3, 1, 2)
+
+
 def test_a_damaged_dead_letter_stays_and_the_others_are_requeued(tmp_path: pathlib.Path) -> None:
     """One bad row never stands in the way of the good ones."""
     path = tmp_path / "usage.db"

@@ -17,7 +17,7 @@ from x402tools.errors import SpoolError
 
 def deliver_all(path: str, events: str) -> Dict[str, Any]:
     """Records in small groups, with a commit between them, and delivers; the slowest call, and the ledger."""
-    spool = Spool(path, Service())  # type: ignore[arg-type]
+    spool = Spool(path, Service())  # type: ignore[arg-type]  # a str is a path too
     slowest, pause = 0.0, threading.Event()
     for _ in range(int(events) // 10):
         for _ in range(10):
@@ -48,7 +48,7 @@ def limited_file_size(path: str, events: str) -> Dict[str, Any]:
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     service = Service()
-    spool = Spool(path, service)  # type: ignore[arg-type]
+    spool = Spool(path, service)  # type: ignore[arg-type]  # a str is a path too
     spool.record(10)
     spool.settle()
     size = max(os.path.getsize(path + end) for end in ("", "-wal"))
@@ -67,7 +67,7 @@ def limited_file_size(path: str, events: str) -> Dict[str, Any]:
 
 def limited_handles(path: str) -> Dict[str, Any]:
     """Not one more file can be opened: while the buffer is open, and for one that is made now."""
-    spool = Spool(path, Service())  # type: ignore[arg-type]
+    spool = Spool(path, Service())  # type: ignore[arg-type]  # a str is a path too
     used = len(os.listdir("/proc/self/fd"))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used - 1, most))
@@ -90,7 +90,7 @@ def fork_beside_a_deleted_file(path: str) -> Dict[str, Any]:
     """The file is deleted under the process, which forks before it has noticed."""
     service = Service()
     service.open.clear()
-    spool = Spool(path, service)  # type: ignore[arg-type]
+    spool = Spool(path, service)  # type: ignore[arg-type]  # a str is a path too
     spool.record(300)
     eventually(lambda: spool.stats().in_memory == 0, "stored")
     os.unlink(path)

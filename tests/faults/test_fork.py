@@ -262,6 +262,26 @@ def test_F08_the_child_ends_first(end: str, spool: Tuple[str, str, str], emulato
     assert emulator.ledger().repeats_dropped == 0
 
 
+PARENT_FIRST = """
+client = make(durability="commit")
+client.record_usage(envelope, 1)
+client.flush(5)
+if os.fork():
+    os._exit(0)
+say("id", client.record_usage(envelope, 1).id)
+say(bool(client.flush(8)), client.buffer.stats().delivering)
+"""
+
+
+def test_F08_the_parent_ends_first(spool: Tuple[str, str, str], emulator: Emulator) -> None:
+    """The parent delivered; the child, which has a copy of its claim, takes it over for real and delivers."""
+    finished = run(PARENT_FIRST, *spool)
+
+    assert finished.lines[1:] == ["True True"], finished.errors
+    assert len(booked(emulator)) == 2
+    assert emulator.ledger().repeats_dropped == 0
+
+
 NO_THREADS = """
 client = make(durability=sys.argv[4]) if sys.argv[5] == "late" else None
 buffer = UsageBuffer(path, durability=sys.argv[4]) if client is None else client.buffer

@@ -17,7 +17,7 @@ import pytest
 from tests.faults.process_child import ROOT, SECONDS, check_conservation, deliver_rest, until
 from x402tools.testing import Emulator
 
-pytest.importorskip("gunicorn")
+pytest.importorskip("gunicorn", reason="the servers are in the extra `demo`")
 pytestmark = pytest.mark.full  # a minute of starting and ending servers
 
 APPLICATION = """
@@ -74,7 +74,7 @@ def drive(port: int, requests: int, answered: Set[str], unsure: List[int]) -> No
 def test_F03_F04_gunicorn(worker: str, preload: Tuple[str, ...], tmp_path: pathlib.Path) -> None:
     """Requests, a reload, more requests, an end: each answered one is delivered once, by whichever worker."""
     if worker == "gevent":
-        pytest.importorskip("gevent")
+        pytest.importorskip("gevent", reason="gevent has no release for this Python")
     (tmp_path / "metered.py").write_text(APPLICATION, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

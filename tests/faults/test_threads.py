@@ -209,7 +209,7 @@ client.close(5)
 @pytest.mark.parametrize("patched", ["before the import", "after the import"])
 def test_T05_gevent(patched: str, spool: Tuple[str, str, str], emulator: Emulator) -> None:
     """Patched before or after our import: everything is delivered, and the other greenlets go on meanwhile."""
-    pytest.importorskip("gevent")
+    pytest.importorskip("gevent", reason="gevent has no release for this Python")
     from tests.faults.process_child import PREAMBLE
 
     patch = "from gevent import monkey; monkey.patch_all()\n"
