@@ -218,8 +218,8 @@ GUARDS: List[Guard] = [
     Guard(
         "a batch has only values of the right types",
         "_batch.py",
-        "if type(amount) is not int or",
-        "if False and",
+        "if type(amount) is not int or type(envelope_id) is not str or type(events) is not int",
+        "if False",
         "tests/buffer/test_batch.py",
     ),
     Guard(
@@ -228,6 +228,34 @@ GUARDS: List[Guard] = [
         "return Post(event_id(recorder, number),",
         'return Post(event_id(recorder, number) + __import__("os").urandom(4).hex(),',
         "tests/buffer/test_batch.py tests/buffer/test_spool.py",
+    ),
+    Guard(
+        "sealing ends what was recorded, in one transaction",
+        "_spool_recorded.py",
+        """    transaction.run("REPLACE INTO meta VALUES ('folded', ?)", (up_to,))""",
+        "    pass",
+        "tests/buffer/test_stores.py",
+    ),
+    Guard(
+        "sealed before it is sent, and once",
+        "_spool_recorded.py",
+        """if transaction.rows(f"SELECT {_FOLDED} >= ?", (up_to,)) == [(1,)]:""",
+        "if False:",
+        "tests/buffer/test_stores.py",
+    ),
+    Guard(
+        "only what was read is sealed",
+        "_spool.py",
+        "if not self.has_claim or self._read_up_to != up_to:",
+        "if not self.has_claim:",
+        "tests/buffer/test_stores.py tests/buffer/test_coalesce.py",
+    ),
+    Guard(
+        "1 and true are two groups",
+        "_fold.py",
+        "spelling = envelope_id, marshal.dumps(metadata, _PLAIN_FORMAT)",
+        "spelling = envelope_id, str(sorted((metadata or {}).items())).replace('True', '1').encode()",
+        "tests/buffer/test_fold.py",
     ),
     # -- recording -----------------------------------------------------------------------------------------------------
     Guard(

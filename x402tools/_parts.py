@@ -26,7 +26,7 @@ from x402tools._event import Event
 from x402tools._flusher import Deliver, Flusher
 from x402tools._intake import Intake
 from x402tools._reconcile import ReadUsage, Reconciler, Reconciliation
-from x402tools._reports import Reports, usage_of
+from x402tools._reports import Reports
 from x402tools._reserve import Reserve
 from x402tools._settings import Settings
 from x402tools._spool import Spool
@@ -47,7 +47,7 @@ _CANNOT_COMPARE = (
     "resend=True"
 )
 
-_LAST_WORDS = 0.2  # seconds after the end of `close` for which a disk that does not answer is still waited for
+_LAST_WORDS = 0.4  # seconds after the end of `close` for which a disk that does not answer is still waited for
 
 
 class Parts:
@@ -234,8 +234,8 @@ class Parts:
             self.store.give_up_at(deadline + _LAST_WORDS)
             self.writer.stop(deadline)
             delivered = self._deliver_rest(deadline)
-            for post in self.writer.give_up(deadline):  # after the flusher, which delivers from memory too
-                self.reports.dropped(usage_of(post), f"the spool failed until the end ({self.writer.trouble})")
+            lost = self.writer.give_up(deadline)  # after the flusher, which delivers from memory too
+            self.reports.given_up(lost, f"the spool failed until the end ({self.writer.trouble})")
             return self._end(delivered, deadline)
 
     def is_in_between(self) -> bool:

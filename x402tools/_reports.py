@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from datetime import datetime, timezone
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Sequence
 
 from x402tools._batch import Post
 from x402tools._callbacks import Callbacks
@@ -79,6 +79,13 @@ class Reports(Observer):
         self._lost.count(why)
         self.calls.call(self._user.on_drop, usage)
 
+    def given_up(self, posts: Sequence[Post], why: str) -> None:
+        """What the end of the buffer could not store is lost: one line for all of it, because no later one comes."""
+        if posts:
+            self._lost.say_now(why, len(posts))
+        for post in posts:
+            self.calls.call(self._user.on_drop, usage_of(post))
+
     def _problem(self, message: str) -> None:
         self.last_error = message
         log.error("%s", message)
@@ -99,6 +106,10 @@ class _Line:
         self._text = text
         self._count = 0
         self._next = 0.0
+
+    def say_now(self, why: str, number: int) -> None:
+        self._next = 0.0
+        self.count(why, number)
 
     def count(self, why: str, number: int = 1) -> None:
         self._count += number

@@ -578,7 +578,7 @@ class Spool:
         sequence, events, units, value = row
         if not _spool_rows.are_counts(events, units):
             raise DamagedError(f"{self.path}: malformed: the counts of a damaged batch are damaged too")
-        if _spool_rows.are_counts(*settled[1:]):
+        if settled and _spool_rows.are_counts(*settled[1:]):
             events, units = events - settled[1], units - settled[2]
         self.notices.append(
             f"a batch of {events} events in {self.path} is damaged ({reason}): set aside as a dead letter"

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import pathlib
 import time
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
 
 from tests.buffer.helpers import FakeStore, Program, Shelf, assert_adds_up, make_batch, wait_until
 from x402tools import _batch
+from x402tools._batch import EncodedBatch, Post
 from x402tools._event import LARGEST_AMOUNT
 from x402tools._reserve import Reserve
 from x402tools._spool import Spool
-from x402tools._store import Acknowledgement, Burial, Holding, Place, Store, Tally
+from x402tools._store import Acknowledgement, Burial, ChangedError, Holding, Place, Store, Tally
 from x402tools.errors import SpoolError
 
 OpenStore = Callable[[], Store]
@@ -695,3 +696,94 @@ def test_tidying_shrinks_the_file(tmp_path: pathlib.Path) -> None:
     assert os.path.getsize(tmp_path / "usage.db") < 2**18
     assert os.path.getsize(tmp_path / "usage.db-wal") == 0
     store.close()
+
+
+# -- what is recorded and not sealed -------------------------------------------------------------------------------
+
+
+def unsealed(number: int, amounts: Sequence[int]) -> EncodedBatch:
+    return make_batch(number, amounts)._replace(is_sealed=False)
+
+
+def folded(amount: int, events: int) -> EncodedBatch:
+    return _batch.encode_posts("fold-1/0", [Post("fold-1-1", "env_1", amount, None, 1.0, events)])
+
+
+def test_what_is_recorded_is_pending_and_not_sent(store: Store) -> None:
+    """It comes out in the order in which it went in, some at a time, and is no POST yet."""
+    store.append([unsealed(1, [1, 2]), unsealed(2, [3])], Tally())
+
+    first = store.recorded(0, 1)
+    rest = store.recorded(first[0].sequence, 10)
+
+    assert [[row[2] for row in batch.rows] for batch in (*first, *rest)] == [[1, 2], [3]]
+    assert handed_out(store) == []
+    assert store.counts().pending == Tally(3, 6)
+    assert (store.first_recorded(), store.last_recorded()) == (first[0].sequence, rest[0].sequence)
+    assert_adds_up(store.counts())
+
+
+def test_sealing_makes_recorded_batches_gone_and_posts_of_them(store: Store) -> None:
+    """What came later stays recorded, and the ledger does not change."""
+    store.append([unsealed(1, [1, 2]), unsealed(2, [3])], Tally())
+    read = store.recorded(0, 10)
+    store.append([unsealed(3, [50])], Tally())
+
+    store.seal(read[-1].sequence, [folded(6, 3)])
+
+    assert [(one.post.amount, one.post.events) for one in handed_out(store)] == [(6, 3)]
+    assert [batch.rows[0][2] for batch in store.recorded(0, 10)] == [50]
+    assert store.counts().recorded == Tally(4, 56)
+    assert store.counts().pending == Tally(4, 56)
+    assert store.first_recorded() == store.last_recorded()
+
+
+def test_sealing_twice_is_sealing_once(store: Store) -> None:
+    """For one who could not know whether it was stored."""
+    store.append([unsealed(1, [1, 2])], Tally())
+    (read,) = store.recorded(0, 10)
+
+    store.seal(read.sequence, [folded(3, 2)])
+    store.seal(read.sequence, [folded(3, 2)])
+
+    assert [one.post.amount for one in handed_out(store)] == [3]
+    assert store.counts().pending == Tally(2, 3)
+
+
+def test_only_what_was_read_is_sealed(store: Store) -> None:
+    """Somebody who read something else, or nothing, is told to read again."""
+    store.append([unsealed(1, [1]), unsealed(2, [2])], Tally())
+    (read,) = store.recorded(0, 1)
+
+    with pytest.raises(ChangedError):
+        store.seal(read.sequence + 1, [folded(3, 2)])
+
+    assert handed_out(store) == []
+    assert store.counts().pending == Tally(2, 3)
+
+
+def test_sealed_batches_are_swept_away(store: Store) -> None:
+    """After enough sweeps there is nothing left to sweep, and nothing that waits was touched."""
+    store.append([unsealed(number, [1]) for number in range(1, 251)], Tally())
+    read = store.recorded(0, 200)
+    store.seal(read[-1].sequence, [folded(200, 200)])
+
+    sweeps = sum(1 for _ in iter(store.sweep, False))
+
+    assert sweeps < 250
+    assert len(store.recorded(0, 1000)) == 50
+    assert store.counts().pending == Tally(250, 250)
+
+
+def test_a_recorded_batch_is_stored_once(store: Store) -> None:
+    """Also when it is sealed and swept away by the time it is repeated."""
+    store.append([unsealed(1, [5])], Tally())
+    (read,) = store.recorded(0, 10)
+    store.seal(read.sequence, [folded(5, 1)])
+    while store.sweep():
+        pass
+
+    store.append([unsealed(1, [5])], Tally())
+
+    assert store.recorded(0, 10) == []
+    assert store.counts().recorded == Tally(1, 5)
