@@ -30,7 +30,11 @@ def test_the_order_is_billed(x402_emulator, x402_client, x402_buffer):
 
 WITHOUT_THE_EXTRA = """
 import sys
-sys.modules["starlette"] = None  # as if it were not installed
+import pytest
+
+@pytest.fixture(autouse=True)
+def no_starlette(monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette", None)  # as if it were not installed
 
 def test_that_needs_it(x402_client):
     assert False, "it never gets here"
@@ -67,27 +71,16 @@ def run(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
-def run_pytest(folder: pathlib.Path, test: str) -> subprocess.CompletedProcess[str]:
-    """pytest over one test file there."""
-    (folder / "test_somebodys.py").write_text(test, encoding="utf-8")
+def test_somebody_elses_tests_find_the_fixtures(tmp_path: pathlib.Path) -> None:
+    """With no more than the package installed. Without the extra only what needs it fails, and says what to install."""
+    (tmp_path / "test_somebodys.py").write_text(SOMEBODYS_TEST, encoding="utf-8")
+    (tmp_path / "test_without.py").write_text(WITHOUT_THE_EXTRA, encoding="utf-8")
     loaded_by_hand = [] if entry_points() else ["-p", "x402tools._pytest_plugin"]
-    return run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *loaded_by_hand)
 
+    finished = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *loaded_by_hand)
 
-def test_somebody_elses_test_finds_the_fixtures(tmp_path: pathlib.Path) -> None:
-    """With no more than the package installed."""
-    finished = run_pytest(tmp_path, SOMEBODYS_TEST)
-
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "1 passed" in finished.stdout
-
-
-def test_without_the_extra_only_what_needs_it_fails(tmp_path: pathlib.Path) -> None:
-    """And says what to install; pytest and the recording client work on."""
-    finished = run_pytest(tmp_path, WITHOUT_THE_EXTRA)
-
+    assert "2 passed, 1 error" in finished.stdout, finished.stdout + finished.stderr
     assert 'pip install "x402tools[emulator]"' in finished.stdout
-    assert "1 passed, 1 error" in finished.stdout
 
 
 def test_loading_the_plugin_imports_nothing_else(tmp_path: pathlib.Path) -> None:
