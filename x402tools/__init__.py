@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 if TYPE_CHECKING:
+    from x402tools._budget import Budget, BudgetWatch
     from x402tools.buffer import BufferStats, DeadLetter, FlushResult, Health, UsageBuffer
     from x402tools.client import X402Client
     from x402tools.errors import (
@@ -44,6 +45,8 @@ __all__ = [
     "APITimeoutError",
     "ApiKey",
     "AuthenticationError",
+    "Budget",
+    "BudgetWatch",
     "BufferClosedError",
     "BufferStats",
     "DeadLetter",
@@ -69,6 +72,7 @@ __all__ = [
 # Where each name lives; a file is imported when a name of it is first asked for. So a script that only calls the API
 # does not pay for SQLite, and what needs no client (the emulator's process, pytest before any test) not for requests.
 _HOMES: Dict[str, Tuple[str, ...]] = {
+    "_budget": ("Budget", "BudgetWatch"),
     "buffer": ("BufferStats", "DeadLetter", "FlushResult", "Health", "UsageBuffer"),
     "client": ("X402Client",),
     "models": ("ApiKey", "Envelope", "PeriodType", "Usage", "UsageStats"),

@@ -8,6 +8,7 @@ from x402tools.errors import ValidationError
 from x402tools.models import Usage
 
 DURABILITIES = ("interval", "commit", "fsync")
+EVENT_TIMES = ("omit", "metadata", "body")
 QUEUE_FULL_POLICIES = ("reject", "block", "raise")
 LONGEST = 86400.0  # seconds
 
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
     exit_timeout: float
     delivers: bool
     user: UserCallbacks
+    event_time: str = "omit"
 
     def checked(self) -> Settings:
         """These settings.
@@ -46,6 +48,7 @@ class Settings(NamedTuple):
         """
         _check_choice("durability", self.durability, DURABILITIES)
         _check_choice("on_queue_full", self.on_queue_full, QUEUE_FULL_POLICIES)
+        _check_choice("event_time", self.event_time, EVENT_TIMES)
         _check_number("flush_at", self.flush_at, 1, 10**9)
         _check_number("max_concurrency", self.max_concurrency, 1, 1000)
         _check_number("max_queue_size", self.max_queue_size, 1, 10**9)

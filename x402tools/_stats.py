@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
 
 from x402tools._store import Tally
@@ -42,6 +42,8 @@ class BufferStats:
         problem: why deliveries or the spool are at a halt, or None.
         spool_bytes: bytes in use in the spool.
         set_aside: damaged spool files that are kept beside the spool; what could be read of them was carried over.
+        late: what this process has delivered after the envelope's reset although it was recorded before it, for
+            envelopes it knows the period of (see `UsageBuffer.watch`); it was billed to the later period.
     """
 
     recorded: Tally
@@ -57,6 +59,7 @@ class BufferStats:
     problem: Optional[str]
     spool_bytes: int
     set_aside: Tuple[str, ...] = ()
+    late: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True)
