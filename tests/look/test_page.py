@@ -105,7 +105,7 @@ def test_a_switch_sets_a_fault_and_clears_it(page: Chrome, emulator: Emulator) -
     switch.click()
     look.wait_for(page, lambda: len(faults(emulator)) == 2, "a second fault")
     during = record(emulator, envelope_id).status
-    look.wait_for(page, lambda: look.text_of(page, "failing") not in ("–", "0 %"), "that a request failed")
+    look.wait_for(page, lambda: look.text_of(page, "failing") not in ("\u2013", "0 %"), "that a request failed")
     switch.send_keys(" ")
     look.wait_for(page, lambda: len(faults(emulator)) == 1, "one fault less")
     after = record(emulator, envelope_id).status
