@@ -41,7 +41,7 @@ _MOST_KEPT = 20
 _MOST_OWED = 20_000
 
 # Batches looked at, one page after the other, to find what of the spool is one envelope's; of a page the decoding costs
-# about 20 ms. Beyond so many (a million events) only the oldest are counted.
+# about 35 ms. Beyond so many (a million events) only the oldest are counted.
 _BATCHES_PER_PAGE = 20
 _MOST_LOOKED_THROUGH = 2000
 

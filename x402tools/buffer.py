@@ -259,7 +259,7 @@ class UsageBuffer:
     def pending_units(self, envelope_id: str, counting_from_here: Optional[Callable[[], None]] = None) -> int:
         """Units of usage of one envelope that are pending, those of other processes that share the spool included.
 
-        Counted by looking through what is pending, which takes about a millisecond for 500 events; beyond a million
+        Counted by looking through what is pending, which takes about two milliseconds for 500 events; beyond a million
         events only the oldest million are looked at. `counting_from_here` is for `_budget`.
 
         Raises:
