@@ -12,6 +12,7 @@ help: ## Print the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: $(VENV)/.installed-test ## Run every test on the newest Python at hand (PYTEST_ARGS="-k spool" for some of them)
+	@.ci/chromium
 	$(VENV)/bin/python .ci/suite.py $(PYTEST_ARGS)
 
 proof: $(VENV)/.installed-test ## Run what is too large for every day: 100,000 events, a million records, 200 rounds of chaos

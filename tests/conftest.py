@@ -6,9 +6,12 @@ import pathlib
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Dict
 
 import pytest
+
+# By name, so that they are here in a checkout too, where the package is not installed and pytest does not find them.
+from x402tools._pytest_plugin import x402_buffer, x402_client, x402_emulator  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from x402tools.testing import Emulator
@@ -19,13 +22,9 @@ DEFAULT_DEADLINE = 20.0
 
 
 @pytest.fixture
-def emulator() -> Iterator[Emulator]:
+def emulator(x402_emulator: Emulator) -> Emulator:  # noqa: F811 - a fixture is asked for by its name
     """A fresh emulator of the API in a thread of this process, on a port of its own and with empty books."""
-    # Not at the top: the tests of what an installation lacks must run without the emulator's extra.
-    from x402tools.testing import Emulator
-
-    with Emulator() as running:
-        yield running
+    return x402_emulator
 
 
 @pytest.fixture

@@ -234,4 +234,5 @@ def signature_of(text: str) -> inspect.Signature:
 def type_names() -> Dict[str, Any]:
     """What the description's annotations refer to."""
     names = {name: getattr(typing, name) for name in ("Any", "Dict", "List", "Literal", "Optional")}
-    return {**vars(x402tools), **names, "datetime": datetime}
+    public = {name: getattr(x402tools, name) for name in x402tools.__all__}
+    return {**public, **names, "datetime": datetime}

@@ -13,29 +13,30 @@ The journey of one event, and the file of each step:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List
-
-from x402tools.client import X402Client
-from x402tools.errors import (
-    APIConnectionError,
-    APIError,
-    APITimeoutError,
-    AuthenticationError,
-    BufferClosedError,
-    EnvelopeNotFoundError,
-    MissingExtraError,
-    NotFoundError,
-    QueueFullError,
-    RateLimitError,
-    SpoolError,
-    UsageLimitExceededError,
-    ValidationError,
-    X402Error,
-)
-from x402tools.models import ApiKey, Envelope, PeriodType, Usage, UsageStats
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 if TYPE_CHECKING:
+    from x402tools._budget import Budget, BudgetWatch
     from x402tools.buffer import BufferStats, DeadLetter, FlushResult, Health, Reconciliation, UsageBuffer
+    from x402tools.client import X402Client
+    from x402tools.errors import (
+        APIConnectionError,
+        APIError,
+        APITimeoutError,
+        AuthenticationError,
+        BufferClosedError,
+        EnvelopeNotFoundError,
+        MissingExtraError,
+        NotFoundError,
+        QueueFullError,
+        RateLimitError,
+        SpoolError,
+        UsageLimitExceededError,
+        ValidationError,
+        X402Error,
+    )
+    from x402tools.models import ApiKey, Envelope, PeriodType, Usage, UsageStats
 
 __version__ = "2.0.0"
 
@@ -45,6 +46,8 @@ __all__ = [
     "APITimeoutError",
     "ApiKey",
     "AuthenticationError",
+    "Budget",
+    "BudgetWatch",
     "BufferClosedError",
     "BufferStats",
     "DeadLetter",
@@ -68,16 +71,40 @@ __all__ = [
     "X402Error",
 ]
 
-# SQLite and threads come in with the buffer; a script that only calls the API does not pay for importing them.
-_IN_BUFFER = ("BufferStats", "DeadLetter", "FlushResult", "Health", "Reconciliation", "UsageBuffer")
+# Where each name lives; a file is imported when a name of it is first asked for. So a script that only calls the API
+# does not pay for SQLite, and what needs no client (the emulator's process, pytest before any test) not for requests.
+_HOMES: Dict[str, Tuple[str, ...]] = {
+    "_budget": ("Budget", "BudgetWatch"),
+    "buffer": ("BufferStats", "DeadLetter", "FlushResult", "Health", "Reconciliation", "UsageBuffer"),
+    "client": ("X402Client",),
+    "models": ("ApiKey", "Envelope", "PeriodType", "Usage", "UsageStats"),
+    "errors": (
+        "APIConnectionError",
+        "APIError",
+        "APITimeoutError",
+        "AuthenticationError",
+        "BufferClosedError",
+        "EnvelopeNotFoundError",
+        "MissingExtraError",
+        "NotFoundError",
+        "QueueFullError",
+        "RateLimitError",
+        "SpoolError",
+        "UsageLimitExceededError",
+        "ValidationError",
+        "X402Error",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _IN_BUFFER:
-        from x402tools import buffer
-
-        return getattr(buffer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOMES:  # `x402tools.errors`, after no more than `import x402tools`
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)  # not asked again
+    return found
 
 
 def __dir__() -> List[str]:

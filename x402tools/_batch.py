@@ -16,7 +16,7 @@ import struct
 import zlib
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from x402tools._event import Event, Metadata, event_id
+from x402tools._event import Event, Metadata, event_id, time_text
 
 FORMAT = 1
 
@@ -59,6 +59,10 @@ class Post(NamedTuple):
             return head.encode("ascii")
         metadata = self.metadata if isinstance(self.metadata, str) else json.dumps(self.metadata, separators=(",", ":"))
         return f'{head[:-1]},"metadata":{metadata}}}'.encode()
+
+    def body_with_time(self) -> bytes:
+        """The same with a `timestamp`, a field that is in no description of the API."""
+        return self.body()[:-1] + f',"timestamp":"{time_text(self.recorded_at)}"}}'.encode("ascii")
 
 
 class EncodedBatch(NamedTuple):

@@ -36,6 +36,9 @@ LONGEST_ID = 256
 LARGEST_METADATA = 64 * 1024
 DEEPEST_METADATA = 32
 
+# What `event_time="metadata"` adds to the metadata.
+TIME_KEY = "recorded_at"
+
 # Metadata within these bounds is far below LARGEST_METADATA, so its size need not be measured on the request path.
 _FEW_KEYS = 32
 _SHORT_TEXT = 256
@@ -164,6 +167,24 @@ def _check_nesting(metadata: Dict[str, Any]) -> None:
 def event_id(recorder: str, number: Union[int, str]) -> str:
     """The id of an event, which is also the idempotency key of its POST."""
     return number if isinstance(number, str) else f"{recorder}-{number}"
+
+
+def time_text(recorded_at: float) -> str:
+    """Seconds since 1970 as JavaScript prints a time: `2025-11-05T12:34:56.789Z`."""
+    milliseconds = int(recorded_at * 1000)
+    moment = datetime.fromtimestamp(milliseconds // 1000, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+
+
+def with_time(event: Event) -> Event:
+    """The event with the time of its recording in its metadata, as `recorded_at`, unless there is one already."""
+    number, envelope_id, amount, metadata, recorded_at = event
+    moment = {TIME_KEY: time_text(recorded_at)}
+    if isinstance(metadata, str):
+        members = json.loads(metadata)
+        text = json.dumps({**moment, **members}, ensure_ascii=False, separators=(",", ":"))
+        return (number, envelope_id, amount, text, recorded_at)
+    return (number, envelope_id, amount, {**moment, **(metadata or {})}, recorded_at)
 
 
 class PendingUsage(Usage):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import queue
 import threading
 import time
@@ -104,6 +105,8 @@ class Flusher:
         new_fold, window: how events are folded that are stored as recorded only; see `_folder`.
         hold_after: seconds after which a POST whose outcome is unknown is held; None: never. See `_doubts`.
         clock: seconds that never go back.
+        body: the body of a POST; the same one for every attempt.
+        longest_wait: seconds for which what is stored may wait at the most, whatever flush_interval says.
     """
 
     def __init__(
@@ -120,7 +123,10 @@ class Flusher:
         new_fold: Callable[[], Fold] = one_by_one,
         window: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        body: Callable[[Post], bytes] = Post.body,
+        longest_wait: Callable[[], float] = lambda: math.inf,
     ) -> None:
+        self._longest_wait = longest_wait
         self._store = store
         self._observer = observer
         self._concurrency = concurrency
@@ -128,9 +134,11 @@ class Flusher:
         self._flush_at = flush_at
         self._flush_interval = max(flush_interval, _SHORTEST_INTERVAL)
         self._clock = clock
-        self._senders = Senders(deliver, concurrency)
+        self._senders = Senders(deliver, concurrency, body)
         self._doubts = Doubts(store, hold_after, concurrency, clock)
-        self._folder = Folder(store, new_fold, window=window, look_every=self._flush_interval, clock=clock)
+        self._folder = Folder(
+            store, new_fold, window=window, look_every=self._flush_interval, longest_wait=longest_wait, clock=clock
+        )
         self._gate = Gate()
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
         self._pauses_in_trouble = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_IN_TROUBLE, _SHORTEST_PAUSE)
@@ -356,7 +364,7 @@ class Flusher:
                     self._ready.append(delivery)
         self._found_nothing = not batches
         if not batches:
-            self._load_at = self._clock() + self._flush_interval
+            self._load_at = self._clock() + min(self._flush_interval, self._longest_wait())
             self._tidy()
 
     def _tidy(self) -> None:
@@ -452,10 +460,11 @@ class Flusher:
 class Senders:
     """Threads that make attempts and put the verdicts into the inbox; started one by one as they are needed."""
 
-    def __init__(self, deliver: Deliver, most: int) -> None:
+    def __init__(self, deliver: Deliver, most: int, body: Callable[[Post], bytes] = Post.body) -> None:
         self.inbox: queue.SimpleQueue[Optional[Answer]] = queue.SimpleQueue()
         self.busy = 0  # attempts under way; changed by the flusher's thread alone
         self._deliver = deliver
+        self._body = body
         self._most = most
         self._threads: List[threading.Thread] = []
         self._jobs: queue.SimpleQueue[Optional[Delivery]] = queue.SimpleQueue()
@@ -512,7 +521,7 @@ class Senders:
 
     def _verdict(self, post: Post) -> Verdict:
         try:
-            self._deliver(post.body(), post.key)
+            self._deliver(self._body(post), post.key)
         except X402Error as error:
             return judge(error)
         except BaseException as error:  # noqa: BLE001 - a session of the user's own may raise anything; it is kept

@@ -10,6 +10,7 @@ Belongs to the flusher's thread, except for `hurry`.
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from typing import Callable, List, Optional, Sequence
@@ -34,6 +35,7 @@ class Folder:
         new_fold: makes an empty fold.
         window: seconds from the oldest event of a group until it is sealed, at the most; 0 seals at once.
         look_every: seconds between looks for events of other processes.
+        longest_wait: seconds for which an event may wait at the most at the moment, whatever the window is.
         clock: seconds that never go back.
     """
 
@@ -44,12 +46,14 @@ class Folder:
         *,
         window: float,
         look_every: float,
+        longest_wait: Callable[[], float] = lambda: math.inf,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._new_fold = new_fold
         self._window = window
         self._look_every = look_every
+        self._longest_wait = longest_wait
         self._clock = clock
         self._asked = self._answered = object()  # another one with each `hurry`; the last one that was done
         self.reset()
@@ -119,7 +123,7 @@ class Folder:
         batches = self._store.recorded(self._read_up_to, _AT_ONCE)
         if batches and not self._fold.events:
             age = min(max(time.time() - batches[0].stored_at, 0.0), self._window)
-            self._due = self._clock() + self._window - age
+            self._due = self._clock() + max(min(self._window - age, self._longest_wait()), 0.0)
         for batch in batches:
             self._fold.add(batch.recorder, batch.rows)
             self._read_up_to = batch.sequence

@@ -17,10 +17,12 @@ import os
 import sys
 import threading
 import time
-from typing import Iterable, List, Optional, Union
+from typing import Callable, Iterable, List, Optional, Union
 
-from x402tools import _process, _spool_file
+from x402tools import _event, _process, _spool_file
+from x402tools._batch import Post
 from x402tools._bell import Bell
+from x402tools._budget import Watches, units_of
 from x402tools._desk import Desk
 from x402tools._event import Event
 from x402tools._flusher import Deliver, Flusher
@@ -28,6 +30,7 @@ from x402tools._intake import Intake
 from x402tools._reconcile import ReadUsage, Reconciler, Reconciliation
 from x402tools._reports import Reports
 from x402tools._reserve import Reserve
+from x402tools._resets import Resets
 from x402tools._settings import Settings
 from x402tools._spool import Spool
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
@@ -53,12 +56,19 @@ _LAST_WORDS = 0.4  # seconds after the end of `close` for which a disk that does
 class Parts:
     """Made working; `close` ends it.
 
+    Args:
+        settings: what the buffer was asked to be.
+        resets: when envelopes reset, as far as this process knows.
+        watches: what counts along with what is recorded.
+
     Raises:
         SpoolError: the spool cannot be made or used there.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, resets: Optional[Resets] = None, watches: Optional[Watches] = None) -> None:
         self._settings = settings
+        self._resets = resets or Resets()
+        watches = watches or Watches()
         self._pid = os.getpid()
         self._settled = Bell()
         self._driving = threading.Lock()  # held by the thread that does a flusher's work; nobody waits for it
@@ -76,7 +86,7 @@ class Parts:
         )
         self._desk = Desk(self.store.is_in_use_here)
         self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
-        self.reports = Reports(settings.user, settings.path, self._settled.ring)
+        self.reports = Reports(settings.user, settings.path, self._settled.ring, self._resets.delivered)
         self.flusher: Optional[Flusher] = None
         self.writer = Writer(
             self.intake,
@@ -87,6 +97,8 @@ class Parts:
             self.reports.store_failed,
             self.reports.mended,
             settings.encode,
+            watches.recorded,
+            _with_times if settings.event_time == "metadata" else list,
         )
         self.writer.start()
         if not self.writer.thread.is_alive():
@@ -122,6 +134,8 @@ class Parts:
             new_fold=settings.new_fold,
             window=settings.coalesce_window if settings.coalesce else 0.0,
             hold_after=settings.hold_after,
+            body=Post.body_with_time if settings.event_time == "body" else Post.body,
+            longest_wait=self._resets.seconds_to_flush,
         )
         self.flusher.start()
 
@@ -354,7 +368,22 @@ class Parts:
             set_aside=tuple(_spool_file.files_set_aside(self._settings.path)),
             held=counts.held,
             unknown_resends=flusher.unknown_resends if flusher else 0,
+            late=self._resets.late,
         )
+
+    def pending_units(self, envelope_id: str, counting_from_here: Optional[Callable[[], None]]) -> int:
+        """Units of an envelope that are pending. With `counting_from_here`, which is called at the moment for which
+        they are counted, without those that are not taken out of memory by then: they are counted when they are."""
+        return self._desk.run(lambda: self._pending_units(envelope_id, counting_from_here))
+
+    def _pending_units(self, envelope_id: str, counting_from_here: Optional[Callable[[], None]]) -> int:
+        with self.writer.lock:
+            up_to, recorded_up_to, waiting = self.store.last_sequence(), self.store.last_recorded(), 0
+            if counting_from_here is None:
+                waiting = units_of(envelope_id, list(self.intake.events.copy()))
+            else:
+                counting_from_here()
+        return waiting + self.store.pending_of(envelope_id, up_to, recorded_up_to)
 
     def health(self) -> Health:
         """How the parts are, from what they know of themselves: looks at neither the disk nor the network."""
@@ -374,6 +403,10 @@ class Parts:
     def _stored(self, events: int) -> None:
         if self.flusher is not None:
             self.flusher.stored(events)
+
+
+def _with_times(events: List[Event]) -> List[Event]:
+    return [_event.with_time(event) for event in events]
 
 
 def idle(state: str) -> Health:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import logging  # noqa: F401 - before our hooks are registered, see the end of this file
 import os
 import sys
 import threading
@@ -191,5 +192,7 @@ class FileLock:
         cls._holders = {}
 
 
+# `logging` takes its lock before a fork, with a hook of its own, and hooks before a fork run in reverse order. Were its
+# hook registered after ours, it would hold the lock while we end the connection thread, which waits for it to log.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_pause_all, after_in_parent=_resume_all, after_in_child=_forget_all)

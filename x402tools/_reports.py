@@ -29,14 +29,22 @@ class Reports(Observer):
         user: the callbacks.
         name: the spool, for the log.
         on_settled: is called after POSTs were settled.
+        on_delivered: is called with those that were delivered.
     """
 
-    def __init__(self, user: UserCallbacks, name: str, on_settled: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        user: UserCallbacks,
+        name: str,
+        on_settled: Callable[[], None],
+        on_delivered: Callable[[List[Post]], None] = lambda _: None,
+    ) -> None:
         self.calls = Callbacks(any(callback is not None for callback in user))
         self.last_error: Optional[str] = None
         self._user = user
         self._name = name
         self._on_settled = on_settled
+        self._on_delivered = on_delivered
         self._dead = _Line("%d POSTs became dead letters; the last because: %s; see UsageBuffer.dead_letters()")
         self._unknown = _Line(
             "%d POSTs have an unknown outcome and are held until UsageBuffer.reconcile(), neither lost nor sent again; "
@@ -45,6 +53,7 @@ class Reports(Observer):
         self._lost = _Line("%d events were dropped: %s")
 
     def settled(self, delivered: List[Post], buried: List[Burial]) -> None:
+        self._on_delivered(delivered)
         if self._user.on_delivery is not None:
             for post in delivered:
                 self.calls.call(self._user.on_delivery, usage_of(post))

@@ -55,6 +55,11 @@ _MOST_KEPT = 20
 # sends all of them once more.
 _MOST_OWED = 20_000
 
+# Batches looked at, one page after the other, to find what of the spool is one envelope's; of a page the decoding costs
+# about 35 ms. Beyond so many (a million events) only the oldest are counted.
+_BATCHES_PER_PAGE = 20
+_MOST_LOOKED_THROUGH = 2000
+
 # Above every sequence number there will ever be: whoever waits for everything up to it waits for everything.
 _UNKNOWN = 2**62
 _OTHERS_MEANWHILE = 100  # batches that other processes may store before what is kept here gets its numbers
@@ -78,6 +83,11 @@ class _Kept:
         if self.posts is None:
             return Tally(self.batch.events, self.batch.units)
         return _sum([self.posts[at] for at in self.left])
+
+    def pending_posts(self) -> List[Post]:
+        if self.posts is None:
+            return _batch.decode(self.batch.value)
+        return [self.posts[at] for at in self.left]
 
     def to_store(self) -> EncodedBatch:
         if self.posts is None:
@@ -342,6 +352,27 @@ class Reserve:
                 held=spool.held.plus(owed_held).plus(held),
             )
 
+    def pending_of(self, envelope_id: str, up_to: int, recorded_up_to: int) -> int:
+        """The units of an envelope that are pending, in memory and in the spool's batches up to those."""
+        with self._lock:
+            kept = [post for one in self._kept.values() for post in one.pending_posts()]
+            owed = [one.post for one in self._owed]  # settled, and still in the spool as pending
+        units = _units_of(envelope_id, kept) - _units_of(envelope_id, owed)
+        # What is recorded first: what is sealed meanwhile may be missed rather than counted twice.
+        units += self._units_in(envelope_id, self._spool.pending_events, recorded_up_to)
+        units += self._units_in(envelope_id, self._spool.pending_posts, up_to)
+        return max(units, 0)
+
+    def _units_in(self, envelope_id: str, page: Callable[[int, int, int], Tuple[int, List[Post]]], up_to: int) -> int:
+        units, after = 0, 0
+        for _ in range(_MOST_LOOKED_THROUGH // _BATCHES_PER_PAGE):
+            with self._lock:
+                after, posts = page(after, up_to, _BATCHES_PER_PAGE)
+            units += _units_of(envelope_id, posts)
+            if not after:
+                break
+        return units
+
     # -- straight to the spool ---------------------------------------------------------------------------------------
 
     def bind(self, destination: str) -> None:
@@ -527,6 +558,10 @@ def _repeated_on_damage(operation: Callable[[], _Result]) -> _Result:
         return operation()
     except DamagedError:
         return operation()
+
+
+def _units_of(envelope_id: str, posts: Sequence[Post]) -> int:
+    return sum(post.amount for post in posts if post.envelope_id == envelope_id)
 
 
 def _sum(posts: Sequence[Post]) -> Tally:

@@ -12,6 +12,7 @@ from x402tools.errors import ValidationError
 from x402tools.models import Usage
 
 DURABILITIES = ("interval", "commit", "fsync")
+EVENT_TIMES = ("omit", "metadata", "body")
 QUEUE_FULL_POLICIES = ("reject", "block", "raise")
 UNKNOWN_POLICIES = ("resend", "hold")
 LONGEST = 86400.0  # seconds
@@ -44,6 +45,7 @@ class Settings(NamedTuple):
     exit_timeout: float
     delivers: bool
     user: UserCallbacks
+    event_time: str = "omit"
     on_unknown: str = "resend"
     idempotency_window: Optional[float] = None
     key_in_metadata: Optional[str] = None
@@ -83,6 +85,7 @@ class Settings(NamedTuple):
         _check_choice("on_unknown", self.on_unknown, UNKNOWN_POLICIES)
         _check_window(self.idempotency_window, self.on_unknown)
         _check_key_field(self.key_in_metadata)
+        _check_choice("event_time", self.event_time, EVENT_TIMES)
         _check_number("flush_at", self.flush_at, 1, 10**9)
         _check_number("max_concurrency", self.max_concurrency, 1, 1000)
         _check_number("max_queue_size", self.max_queue_size, 1, 10**9)
@@ -99,6 +102,8 @@ class Settings(NamedTuple):
         return self
 
     def _check_coalescing(self) -> None:
+        if self.coalesce and self.event_time == "metadata":
+            raise ValidationError('event_time="metadata" makes every event another group; with coalesce use "omit"')
         if not self.coalesce and (self.coalesce_by is not None or self.max_post_amount != LARGEST_AMOUNT):
             raise ValidationError("coalesce_by and max_post_amount need coalesce=True")
         by = self.coalesce_by

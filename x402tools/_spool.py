@@ -318,6 +318,33 @@ class Spool:
                     found[batch_id] = int(sequence)
             return found
 
+    def pending_posts(self, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
+        """The POSTs that are pending in up to `limit` batches, oldest first, and the sequence number of the last of
+        them (0: there is none). Only looks: nothing is handed out, and a batch that is damaged is passed over."""
+        with self._file.use() as connection:
+            rows = [row for row in connection.rows(_OLDEST, (after, limit)) if row[0] <= up_to]
+        found: List[Post] = []
+        for _, _, _, value, _, *settled in rows:
+            try:
+                posts = _batch.decode(value or b"")
+            except CorruptBatchError:
+                continue  # the flusher sets it aside
+            bits = _spool_rows.progress(posts, *settled).bits
+            found += [post for at, post in enumerate(posts) if not bits >> at & 1]
+        return (int(rows[-1][0]) if rows else 0), found
+
+    def pending_events(self, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
+        """The same for what is recorded and not sealed, each event as a POST."""
+        with self._file.use() as connection:
+            rows = [row for row in connection.rows(_spool_recorded.NEXT, (after, limit)) if row[0] <= up_to]
+        found: List[Post] = []
+        for _, _, _, _, value in rows:
+            try:
+                found += _batch.decode(value or b"")
+            except CorruptBatchError:
+                continue  # the flusher sets it aside
+        return (int(rows[-1][0]) if rows else 0), found
+
     def adopt(self, sequence: int, posts: List[Post]) -> None:
         """Takes a batch for handed out whose POSTs the flusher has from elsewhere."""
         with self._file.use():

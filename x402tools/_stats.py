@@ -45,6 +45,8 @@ class BufferStats:
         spool_bytes: bytes in use in the spool.
         held: the part of pending whose outcome is unknown, and that is not sent again before `reconcile`.
         set_aside: damaged spool files that are kept beside the spool; what could be read of them was carried over.
+        late: what this process has delivered after the envelope's reset although it was recorded before it, for
+            envelopes it knows the period of (see `UsageBuffer.watch`); it was billed to the later period.
     """
 
     recorded: Tally
@@ -62,6 +64,7 @@ class BufferStats:
     set_aside: Tuple[str, ...] = ()
     held: Tally = field(default_factory=Tally)
     unknown_resends: int = 0
+    late: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True)

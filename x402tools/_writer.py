@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Sequence
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._bell import Flag
 from x402tools._desk import Desk, InBetweenError
+from x402tools._event import Event
 from x402tools._intake import Intake
 from x402tools._reserve import Reserve
 from x402tools._store import Tally
@@ -55,6 +56,8 @@ class Writer:
         on_stored: called with the number of events after each commit.
         on_trouble: called when storing begins to fail, and with None when it works again.
         on_mended: called with what was done about a spool that was damaged or gone.
+        on_taken: called with the events of each batch, with the lock held.
+        as_stored: what of the events is written down; they themselves, unless they are to carry their time.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Writer:
         on_trouble: Callable[[Optional[SpoolError]], None],
         on_mended: Callable[[str], None],
         encode: Callable[..., EncodedBatch] = _batch.encode,
+        on_taken: Callable[[Sequence[Event]], None] = lambda _: None,
+        as_stored: Callable[[List[Event]], List[Event]] = lambda events: events,
     ) -> None:
         self._intake = intake
         self._store = store
@@ -76,6 +81,8 @@ class Writer:
         self._on_trouble = on_trouble
         self._on_mended = on_mended
         self._encode = encode
+        self._on_taken = on_taken
+        self._as_stored = as_stored
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
@@ -208,7 +215,7 @@ class Writer:
         while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
             events = self._intake.take(min(_batch.MOST_EVENTS, most - taken))
             try:
-                batch = self._encode(self._intake.recorder, self._batch_number + 1, events)
+                batch = self._encode(self._intake.recorder, self._batch_number + 1, self._as_stored(events))
             except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
                 self._intake.give_back(events)
                 raise
@@ -217,6 +224,7 @@ class Writer:
             self._unstored.append(batch)
             self._intake.held_elsewhere(batch.events)
             self._held += batch.events
+            self._on_taken(events)
         self._store.append(self._unstored, Tally())
         stored = sum(batch.events for batch in self._unstored)
         self._unstored = []  # after an interrupt they are appended once more, which is harmless

@@ -18,6 +18,7 @@ from x402tools.models import PERIODS, ApiKey, Envelope, PeriodType, Usage, Usage
 if TYPE_CHECKING:
     import requests
 
+    from x402tools._budget import Budget, BudgetWatch
     from x402tools.buffer import FlushResult, Reconciliation, UsageBuffer
 
 __all__ = ["X402Client"]
@@ -227,6 +228,49 @@ class X402Client:
     def get_usage_stats(self) -> UsageStats:
         """Totals over all envelopes."""
         return _answers.parse(self._call("GET", "/usage/stats"), UsageStats.from_dict)
+
+    # -- budgets -------------------------------------------------------------------------------------------------
+
+    def budget(self, envelope_id: str) -> Budget:
+        """How much of an envelope is left in its current period, what waits in the buffer included.
+
+        Two or three requests: the envelope, the statistics, and, unless those tell what the envelope has used in its
+        period, its usage records, of which there may be many; see `_budget` for the details, and `_periods` for when
+        a period resets. For a decision on a request path see `on_budget`, which counts along.
+
+        Raises:
+            EnvelopeNotFoundError: there is no envelope with this id.
+            ValidationError: its period is of a kind that this version does not know.
+            SpoolError: the buffer's spool cannot be read.
+        """
+        from x402tools._budget import look
+
+        return look(self, envelope_id)
+
+    def on_budget(
+        self, envelope_id: str, threshold: float, callback: Callable[[Budget], object], *, refresh: float = 60.0
+    ) -> BudgetWatch:
+        """Has `callback(budget)` called once a period when used and pending usage reach a share of the limit.
+
+        The service is asked in the background, at once and then at most every `refresh` seconds while usage is
+        recorded; in between, what this process records is counted along. So the call may come up to `refresh` seconds
+        late for what other machines use, and again after a restart of this process. Needs a buffer, on whose thread
+        of callbacks it runs; what it raises is logged.
+
+        Args:
+            envelope_id: the envelope.
+            threshold: a share of the limit, above 0 and up to 1; 0.8 for 80 per cent.
+            callback: called with the `Budget`.
+            refresh: seconds.
+
+        Returns:
+            The watch; its `budget` is what is known now, `cancel()` ends it.
+        """
+        from x402tools._budget import BudgetWatch
+
+        if self._buffer is None:
+            raise ValidationError("on_budget() needs a client made with buffer=UsageBuffer(...)")
+        return self._buffer.add_watch(BudgetWatch(self, envelope_id, threshold, callback, refresh))
 
     # -- API keys ------------------------------------------------------------------------------------------------
 

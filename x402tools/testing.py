@@ -1,4 +1,4 @@
-"""An emulator of the x402 Usage-Based Billing API, for the time of a test.
+"""For tests: an emulator of the x402 Usage-Based Billing API, scripted faults, and a client that only records.
 
 >>> with Emulator() as emulator:                                                            # doctest: +SKIP
 ...     client = X402Client(emulator.api_key, base_url=emulator.base_url)
@@ -8,6 +8,11 @@
 It emulates the API as this SDK's documentation describes it, and is never the billing server. It needs the extra:
 ``pip install "x402tools[emulator]"``. This module talks to it with nothing but the standard library, and imports
 nothing of the client, so that a test's two sides cannot agree by accident.
+
+:class:`RecordingClient` needs neither the emulator nor its extra: it is a client whose calls are answered in memory.
+
+Installed beside pytest, the package brings three fixtures, see :mod:`x402tools._pytest_plugin`: ``x402_emulator``,
+``x402_client`` and ``x402_buffer``.
 """
 
 from __future__ import annotations
@@ -15,14 +20,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
-from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 from urllib.parse import urlsplit
 
+from x402tools._faults import Fault, FaultPlan
 from x402tools.emulator.extra import require_emulator_extra
 from x402tools.emulator.runners import EmulatorError, ProcessRunner, ThreadRunner
 
-__all__ = ["BookedEvent", "Emulator", "EmulatorError", "Fault", "Ledger", "Tally"]
+if TYPE_CHECKING:
+    from x402tools._recording import RecordingClient
+
+__all__ = ["BookedEvent", "Emulator", "EmulatorError", "Fault", "FaultPlan", "Ledger", "RecordingClient", "Tally"]
 
 REQUEST_SECONDS = 30.0
 EVENTS_PER_PAGE = 5000
@@ -64,96 +72,6 @@ class BookedEvent(NamedTuple):
     """As sent on the wire, such as ``2025-11-05T12:34:56.789Z``."""
     metadata: Optional[Dict[str, Any]]
     idempotency_key: Optional[str]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that goes wrong, for a share of the requests. Make it with one of the constructors.
-
-    Every constructor also takes, by name: ``share`` (the part of the matching requests that meet it, default 1.0),
-    ``times`` (at most so often, default None for ever), ``method`` and ``path`` (only those requests; ``*`` in a path
-    stands for anything; default None for all) and ``seed`` (makes the draws repeatable). Of several faults, the first
-    that fits a request and is drawn happens. Values out of range are refused when the fault is set.
-    """
-
-    kind: str
-    share: float = 1.0
-    times: Optional[int] = None
-    method: Optional[str] = None
-    path: Optional[str] = None
-    error_status: int = 500
-    retry_after: Union[int, float, str, None] = None
-    seconds: float = 0.1
-    seed: Optional[int] = None
-
-    @classmethod
-    def status(cls, status: int, *, retry_after: Union[int, float, str, None] = None, **scope: Any) -> Fault:
-        """An answer with this status, 400 to 599, and a JSON error. Nothing is booked.
-
-        ``retry_after`` is in seconds, or ``"date:N"`` for an HTTP date N seconds ahead.
-        """
-        return cls("status", retry_after=retry_after, **{**scope, "error_status": status})
-
-    @classmethod
-    def rate_limited(cls, retry_after: Union[int, float, str, None] = None, **scope: Any) -> Fault:
-        """429, with ``Retry-After`` when given. Nothing is booked."""
-        return cls.status(429, retry_after=retry_after, **scope)
-
-    @classmethod
-    def unavailable(cls, retry_after: Union[int, float, str, None] = None, **scope: Any) -> Fault:
-        """503, with ``Retry-After`` when given. Nothing is booked."""
-        return cls.status(503, retry_after=retry_after, **scope)
-
-    @classmethod
-    def latency(cls, seconds: float, **scope: Any) -> Fault:
-        """Handled as usual, but only after these seconds, and also when the client has left by then."""
-        return cls("latency", **{**scope, "seconds": seconds})
-
-    @classmethod
-    def reset_before_commit(cls, **scope: Any) -> Fault:
-        """The connection is reset (RST). Nothing is booked."""
-        return cls("reset_before", **scope)
-
-    @classmethod
-    def reset_after_commit(cls, **scope: Any) -> Fault:
-        """The record is booked, and then the connection is reset (RST): the client cannot know."""
-        return cls("reset_after", **scope)
-
-    @classmethod
-    def truncated(cls, **scope: Any) -> Fault:
-        """The record is booked; its answer ends half-way through, short of its Content-Length."""
-        return cls("truncated", **scope)
-
-    @classmethod
-    def html_error(cls, **scope: Any) -> Fault:
-        """502 with an HTML page, as a proxy gives. Nothing is booked."""
-        return cls("html", **scope)
-
-    @classmethod
-    def html_ok(cls, **scope: Any) -> Fault:
-        """The record is booked; its answer is 200 with an HTML page."""
-        return cls("html_ok", **scope)
-
-    @classmethod
-    def drip(cls, seconds: float, **scope: Any) -> Fault:
-        """The record is booked; the body of its answer comes a byte at a time, over these seconds."""
-        return cls("drip", **{**scope, "seconds": seconds})
-
-    @classmethod
-    def hang(cls, seconds: float = 60.0, **scope: Any) -> Fault:
-        """The request is taken and never answered; the connection is closed after these seconds. Nothing is booked."""
-        return cls("hang", **{**scope, "seconds": seconds})
-
-    def to_json(self) -> Dict[str, Any]:
-        """The fault as ``POST /__emulator__/faults`` takes it."""
-        document = asdict(self)
-        document["status"] = document.pop("error_status")
-        return document
-
-    def to_header(self) -> str:
-        """The fault as the value of an ``X-Emulator-Fault`` header and of ``--fault``."""
-        fields = {name: value for name, value in self.to_json().items() if name != "kind" and value is not None}
-        return ";".join([self.kind, *(f"{name}={value}" for name, value in fields.items())])
 
 
 class Emulator:
@@ -298,6 +216,13 @@ class Emulator:
         """
         self._control("POST", "faults", [fault.to_json() for fault in faults])
 
+    def follow(self, plan: FaultPlan) -> None:
+        """Let the requests from now on meet the steps of the plan, one step after the other, instead of other faults.
+
+        :meth:`faults_fired` tells how far it has come, a number for each step.
+        """
+        self.set_faults(*plan.steps)
+
     def clear_faults(self) -> None:
         """Let nothing go wrong any more."""
         self._control("DELETE", "faults")
@@ -368,3 +293,11 @@ def _event(document: Mapping[str, Any]) -> BookedEvent:
         metadata=document["metadata"],
         idempotency_key=document["idempotencyKey"],
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RecordingClient":  # it is a client, which the rest of this module does without
+        from x402tools._recording import RecordingClient
+
+        return RecordingClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

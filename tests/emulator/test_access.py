@@ -59,7 +59,7 @@ def test_without_a_known_key_nothing_opens(emulator: Emulator, authorization: st
     assert b'{"error":' in body
 
 
-@pytest.mark.parametrize("path", ["/", "/nowhere", "/envelopes/", "/usage/stats/more", "/__emulator__/nowhere"])
+@pytest.mark.parametrize("path", ["/nowhere", "/envelopes/", "/usage/stats/more", "/__emulator__/nowhere"])
 def test_an_unknown_path_is_404_in_json(emulator: Emulator, path: str) -> None:
     """Also with a slash at the end, which is no redirect."""
     answer = ask(emulator, "GET", path)

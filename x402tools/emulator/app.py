@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, Awaitable, Callable, Dict, List, MutableMapping, Tuple
+from typing import Any, Awaitable, Callable, Collection, Dict, List, MutableMapping, Optional, Tuple
 from urllib.parse import parse_qsl
 
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, Router
 
-from x402tools.emulator import documents
+from x402tools.emulator import documents, guard, page
 from x402tools.emulator.api import Api, Call, Reply
 from x402tools.emulator.control import Control
 from x402tools.emulator.faults import BadFault, Fault, FaultScript
 from x402tools.emulator.refusal import Refusal
 from x402tools.emulator.sabotage import commit
 from x402tools.emulator.state import Books
+from x402tools.emulator.traffic import Traffic
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Handler = Callable[[Call], Reply]
 
+PAGE_PATH = "/"
 CONTROL_PREFIX = "/__emulator__/"
 CONTROL_BODY_BYTES = 16 * 1024 * 1024
 # A client that is still sending when it is refused gets a broken pipe instead of the answer; so what is too large is
@@ -36,10 +38,19 @@ class Emulator:
     The faults that harm the connection itself need :class:`x402tools.emulator.serving.Protocol` under it.
     """
 
-    def __init__(self, books: Books, script: FaultScript) -> None:
+    def __init__(self, books: Books, script: FaultScript, *, allowed_hosts: Collection[str] = ()) -> None:
+        """Serve the books.
+
+        Args:
+            books: what is known and booked.
+            script: the faults in force.
+            allowed_hosts: names by which the page and the control surface may be asked; see :mod:`.guard`.
+        """
         self._books = books
         self._script = script
-        self._control = Control(books, script)
+        self._allowed_hosts = frozenset(allowed_hosts)
+        self._traffic = Traffic()
+        self._control = Control(books, script, self._traffic)
         error = books.choices.error_field
         # Starlette's Route takes an object with __call__ for an ASGI application of its own and leaves the methods to
         # it; a route for each method would make it list only the first one's in `Allow`.
@@ -52,10 +63,28 @@ class Emulator:
         """Answer one request. Whatever is not HTTP (lifespan, WebSocket) is not served."""
         if scope["type"] != "http":
             raise RuntimeError(f"the emulator serves HTTP only, not {scope['type']}")
-        if scope["path"].startswith(CONTROL_PREFIX):
-            await self._router(scope, receive, send)
+        if scope["path"] == PAGE_PATH or scope["path"].startswith(CONTROL_PREFIX):
+            await self._unguarded(scope, receive, send)
             return
         self._control.requests += 1
+        answer = _Answer(send)
+        try:
+            await self._answer(scope, receive, answer.send)
+        finally:
+            self._traffic.count(scope["method"], scope["path"], answer.status)
+
+    async def _unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What needs no key, and meets no faults: the page and the control surface."""
+        objection = guard.objection(dict(scope["headers"]), self._allowed_hosts)
+        if objection is not None:
+            refusal = _refuse(Refusal(403, objection), self._books.choices.error_field)
+            await refusal(scope, receive, send)
+        elif scope["path"] == PAGE_PATH and scope["method"] in ("GET", "HEAD"):
+            await page.response()(scope, receive, send)
+        else:
+            await self._router(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             fault = self._fault(scope)
         except BadFault as error:
@@ -73,6 +102,19 @@ class Emulator:
             if name == b"x-emulator-fault":
                 return Fault.from_text(value.decode("latin-1"))
         return self._script.draw(scope["method"], scope["path"])
+
+
+class _Answer:
+    """Passes an answer on and remembers its status; None as long as there is none."""
+
+    def __init__(self, send: Send) -> None:
+        self.status: Optional[int] = None
+        self._send = send
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
 
 
 class Resource:
@@ -139,6 +181,7 @@ def _control(control: Control) -> List[Tuple[str, Dict[str, Handler]]]:
     faults: Dict[str, Handler] = {"GET": control.get_faults, "POST": control.set_faults, "DELETE": control.clear_faults}
     routes: Dict[str, Dict[str, Handler]] = {
         "health": {"GET": control.health},
+        "overview": {"GET": control.overview},
         "ledger": {"GET": control.ledger},
         "events": {"GET": control.events},
         "faults": faults,

@@ -1,27 +1,30 @@
-"""The control surface, ``/__emulator__/``: for tests, without a key, and no part of the API."""
+"""The control surface, ``/__emulator__/``: for tests and for the page, without a key, and no part of the API."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Mapping
+from typing import Any, Dict, Mapping
 
 from x402tools.emulator import documents
 from x402tools.emulator.api import NO_CONTENT, Call, Reply
 from x402tools.emulator.faults import BadFault, Fault, FaultScript
 from x402tools.emulator.refusal import Refusal
-from x402tools.emulator.state import Books
+from x402tools.emulator.state import Books, Envelope
+from x402tools.emulator.traffic import Traffic
 
 MOST_EVENTS = 10_000
 DEFAULT_EVENTS = 1_000
+SHOWN_ENVELOPES = 100  # of the overview, which is asked for every second
 
 
 class Control:
     """What a test may ask and change. Each method takes a :class:`Call` and returns a :class:`Reply`."""
 
-    def __init__(self, books: Books, script: FaultScript) -> None:
+    def __init__(self, books: Books, script: FaultScript, traffic: Traffic) -> None:
         self._books = books
         self._script = script
+        self._traffic = traffic
         self.requests = 0
         """Requests to the API since this process started, whatever became of them."""
 
@@ -31,17 +34,45 @@ class Control:
 
     def ledger(self, call: Call) -> Reply:
         """GET ledger: what was BOOKED, in all and by envelope; the counters of repeats, conflicts and requests."""
-        total = self._books.total()
+        tallies = {name: tally._asdict() for name, tally in self._books.tallies().items()}
+        return _json({**self._totals(), "envelopes": tallies})
+
+    def overview(self, call: Call) -> Reply:
+        """GET overview: what the page shows, in one answer: totals, the first envelopes, the last seconds, faults."""
+        envelopes = self._books.envelopes()
         return _json(
             {
-                "events": total.events,
-                "units": total.units,
-                "repeats_dropped": self._books.counter("repeats_dropped"),
-                "conflicts": self._books.counter("conflicts"),
-                "requests": self.requests,
-                "envelopes": {name: tally._asdict() for name, tally in self._books.tallies().items()},
+                "now": documents.timestamp(self._books.now()),
+                "clock_offset": self._books.clock_offset,
+                "last_sequence": self._books.last_sequence(),
+                "totals": self._totals(),
+                "envelope_count": len(envelopes),
+                "envelopes": [self._used(envelope) for envelope in envelopes[:SHOWN_ENVELOPES]],
+                "faults": self._script.to_json(),
+                **self._traffic.to_json(),
             }
         )
+
+    def _totals(self) -> Dict[str, int]:
+        total = self._books.total()
+        return {
+            "events": total.events,
+            "units": total.units,
+            "repeats_dropped": self._books.counter("repeats_dropped"),
+            "conflicts": self._books.counter("conflicts"),
+            "requests": self.requests,
+        }
+
+    def _used(self, envelope: Envelope) -> Dict[str, Any]:
+        _, used = self._books.used(envelope)
+        return {
+            "id": envelope.id,
+            "name": envelope.name,
+            "limit": envelope.limit,
+            "used": used,
+            "period": envelope.period,
+            "resets_at": documents.timestamp(self._books.resets_at(envelope)),
+        }
 
     def events(self, call: Call) -> Reply:
         """GET events?after=&limit=: booked records in order, from the one after that sequence number."""
@@ -72,6 +103,7 @@ class Control:
     def reset(self, call: Call) -> Reply:
         """POST reset: empties the books and the counters; the faults stay in force."""
         self._books.reset()
+        self._traffic.reset()
         self.requests = 0
         return Reply(NO_CONTENT, b"")
 

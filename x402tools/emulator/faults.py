@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import random
+import time
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 KINDS = {
     "status": "answers with `status` and a JSON error; nothing is booked",
@@ -49,6 +50,10 @@ class Fault:
     """How long ``latency``, ``drip`` and ``hang`` take."""
     seed: Optional[int] = None
     """Makes the draws of ``share`` repeatable; None draws differently every time."""
+    lasts: Optional[float] = None
+    """For how many seconds after it first happened it goes on happening; None for ever."""
+    stage: int = 0
+    """Of several rules, those of the lowest stage that are not over (``times``, ``lasts``) are in force."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -61,6 +66,10 @@ class Fault:
             raise BadFault(f"status must be from {FIRST_ERROR} to {LAST_ERROR}, not {self.status!r}")
         if not _is_number(self.seconds) or not 0 <= self.seconds < MOST_SECONDS:
             raise BadFault(f"seconds must be a number and not negative, not {self.seconds!r}")
+        if self.lasts is not None and not (_is_number(self.lasts) and 0 <= self.lasts < MOST_SECONDS):
+            raise BadFault(f"lasts must be seconds or null, not {self.lasts!r}")
+        if type(self.stage) is not int or self.stage < 0:
+            raise BadFault(f"stage must be a whole number, not {self.stage!r}")
         for field in ("method", "path"):
             if not isinstance(getattr(self, field), (str, type(None))):
                 raise BadFault(f"{field} must be text or null, not {getattr(self, field)!r}")
@@ -106,7 +115,8 @@ class Fault:
 class FaultScript:
     """The rules in force. Not safe for threads: the emulator asks from its event loop only."""
 
-    def __init__(self, rules: Sequence[Fault] = ()) -> None:
+    def __init__(self, rules: Sequence[Fault] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.replace(rules)
 
     def replace(self, rules: Sequence[Fault]) -> None:
@@ -114,9 +124,12 @@ class FaultScript:
         self._entries = [_Entry(rule) for rule in rules]
 
     def draw(self, method: str, path: str) -> Optional[Fault]:
-        """Return the fault that this request meets: the first rule, in order, that fits and is drawn."""
-        for entry in self._entries:
-            if entry.is_drawn(method, path):
+        """Return the fault that this request meets: the first rule in force, in order, that fits and is drawn."""
+        now = self._clock()
+        left = [entry for entry in self._entries if not entry.is_over(now)]
+        stage = min((entry.rule.stage for entry in left), default=0)
+        for entry in left:
+            if entry.rule.stage == stage and entry.is_drawn(method, path, now):
                 return entry.rule
         return None
 
@@ -131,15 +144,23 @@ class _Entry:
     def __init__(self, rule: Fault) -> None:
         self.rule = rule
         self.fired = 0
+        self._first_fired_at: Optional[float] = None
         self._random = random.Random(rule.seed)
 
-    def is_drawn(self, method: str, path: str) -> bool:
-        is_spent = self.rule.times is not None and self.fired >= self.rule.times
-        if is_spent or not self.rule.fits(method, path):
+    def is_over(self, now: float) -> bool:
+        if self.rule.times is not None and self.fired >= self.rule.times:
+            return True
+        lasts, first = self.rule.lasts, self._first_fired_at
+        return lasts is not None and first is not None and now - first >= lasts
+
+    def is_drawn(self, method: str, path: str, now: float) -> bool:
+        if not self.rule.fits(method, path):
             return False
         if self._random.random() >= self.rule.share:
             return False
         self.fired += 1
+        if self._first_fired_at is None:
+            self._first_fired_at = now
         return True
 
 

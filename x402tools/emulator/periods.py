@@ -1,4 +1,4 @@
-"""When the period of an envelope began. Pure functions; all of it in UTC.
+"""When the period of an envelope began, and when it ends. Pure functions; all of it in UTC.
 
 The description says only that ``reset_day=1`` means "the 1st of each month". The rest is a choice: a period begins at
 midnight UTC; resetDay runs from 1 to 31; a period that has no such day resets on its last one (the 31st on the 28th of
@@ -40,6 +40,22 @@ def period_start(period: str, reset_day: Optional[int], now: datetime) -> dateti
     if period == "YEARLY":
         return _year_start(midnight, day)
     raise ValueError(f"no such period: {period!r}")
+
+
+def period_end(period: str, reset_day: Optional[int], now: datetime) -> datetime:
+    """Return the moment at which the period that contains ``now`` ends, which is the start of the next.
+
+    Takes and raises what :func:`period_start` does.
+    """
+    start = period_start(period, reset_day, now)
+    if period == "DAILY":
+        return start + timedelta(days=1)
+    if period == "WEEKLY":
+        return start + timedelta(days=DAYS_OF_WEEK)
+    if period == "YEARLY":
+        return start.replace(year=start.year + 1)
+    first_of_next_month = (start.replace(day=1) + timedelta(days=DAYS_OF_JANUARY)).replace(day=1)
+    return _on_day(first_of_next_month, reset_day or 1)
 
 
 def _month_start(midnight: datetime, day: int) -> datetime:

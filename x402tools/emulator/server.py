@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help='where the API is not described, do this, such as "enforce_limits=false"; may be given again',
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name, besides localhost, by which browsers and tests may ask /__emulator__/; may be given again",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON when ready: base_url, api_key, pid")
 
 
@@ -88,7 +95,8 @@ def _serve(arguments: argparse.Namespace, books: Books, script: FaultScript) -> 
     def announce() -> None:
         print(_announcement(arguments, address), flush=True)
 
-    serve(listener, Server(Emulator(books, script), on_ready=announce))
+    app = Emulator(books, script, allowed_hosts=[arguments.host, *arguments.allow_host])
+    serve(listener, Server(app, on_ready=announce))
     return 0
 
 
@@ -96,7 +104,8 @@ def _announcement(arguments: argparse.Namespace, address: str) -> str:
     if arguments.json:
         return json.dumps({"base_url": address, "api_key": arguments.api_key, "pid": os.getpid()})
     books = arguments.db or "memory"
-    return f"x402 emulator: base_url={address} api_key={arguments.api_key} books={books} (Ctrl+C ends it)"
+    said = f"x402 emulator: base_url={address} api_key={arguments.api_key} books={books}"
+    return f"{said} (a page to look at is at base_url; Ctrl+C ends it)"
 
 
 def _choices(arguments: argparse.Namespace) -> Choices:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from x402tools.emulator.choices import Choices
-from x402tools.emulator.periods import period_start
+from x402tools.emulator.periods import period_end, period_start
 from x402tools.emulator.refusal import Refusal
 
 SCHEMA = """
@@ -45,6 +45,7 @@ ADD_ANSWER = "INSERT INTO answers (idempotency_key, fingerprint, status, body) V
 FIND_ANSWER = "SELECT fingerprint, status, body FROM answers WHERE idempotency_key = ?"
 # Two halves, because SQLite's sum() refuses a total above 2**63, which a thousand greatest amounts exceed.
 HALVES = "count(*), coalesce(sum(amount >> 32), 0), coalesce(sum(amount & 4294967295), 0)"
+LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM usage"
 LATER_USAGE = "SELECT * FROM usage WHERE sequence > ? ORDER BY sequence LIMIT ?"
 
 PAGE_ROWS = 1000  # Rows read at a time when listing usage: enough to be quick, few enough to be nothing in memory.
@@ -299,12 +300,16 @@ class Books:
             known = self._used[envelope.id] = (start, _tally(*row).units)
         return known
 
+    def resets_at(self, envelope: Envelope) -> int:
+        """When the envelope's current period ends and the next begins, in milliseconds since 1970."""
+        return _end(envelope.period, envelope.reset_day, self.now() // 1000)
+
     def usage_pages(self, envelope_id: Optional[str] = None) -> Iterator[List[UsageRow]]:
         """Yield what is listed, a page at a time, in the order that was chosen; later bookings are left out.
 
         No cursor stays open between two pages, so the books may change while a slow client reads.
         """
-        newest = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM usage").fetchone()[0]
+        newest = self.last_sequence()
         is_descending = self.choices.newest_usage_first
         conditions = "sequence < ?" if is_descending else "sequence > ? AND sequence <= ?"
         if envelope_id is not None:
@@ -322,6 +327,10 @@ class Books:
                 return
             yield page
             position = page[-1].sequence
+
+    def last_sequence(self) -> int:
+        """The sequence number of the newest record, 0 when there is none."""
+        return int(self._connection.execute(LAST_SEQUENCE).fetchone()[0])
 
     def usage_after(self, sequence: int, limit: int) -> List[UsageRow]:
         """The records booked after that one, in order, at most ``limit``."""
@@ -398,3 +407,9 @@ def _sum(tallies: Any) -> Tally:
 def _start(period: str, reset_day: Optional[int], second: int) -> int:
     now = datetime.fromtimestamp(second, timezone.utc)
     return int(period_start(period, reset_day, now).timestamp()) * 1000
+
+
+@lru_cache(maxsize=4096)  # as above
+def _end(period: str, reset_day: Optional[int], second: int) -> int:
+    now = datetime.fromtimestamp(second, timezone.utc)
+    return int(period_end(period, reset_day, now).timestamp()) * 1000
