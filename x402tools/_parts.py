@@ -31,6 +31,7 @@ from x402tools._settings import Settings
 from x402tools._spool import Spool
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Store
+from x402tools._timings import Stopwatch
 from x402tools._writer import Writer
 from x402tools.errors import BufferClosedError, SpoolError
 
@@ -50,8 +51,9 @@ class Parts:
         SpoolError: the spool cannot be made or used there.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stopwatch: Stopwatch) -> None:
         self._settings = settings
+        self._stopwatch = stopwatch
         self._pid = os.getpid()
         self._settled = Bell()
         self._driving = threading.Lock()  # held by the thread that does a flusher's work; nobody waits for it
@@ -69,7 +71,7 @@ class Parts:
         )
         self._desk = Desk(self.store.is_in_use_here)
         self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
-        self.reports = Reports(settings.user, settings.path, self._settled.ring)
+        self.reports = Reports(settings.user, settings.path, self._settled.ring, stopwatch)
         self.flusher: Optional[Flusher] = None
         self.writer = Writer(
             self.intake,
@@ -305,6 +307,7 @@ class Parts:
             problem=self.problem(),
             spool_bytes=counts.size,
             set_aside=tuple(_spool_file.files_set_aside(self._settings.path)),
+            attempts=self._stopwatch.times(),
         )
 
     def health(self) -> Health:

@@ -13,6 +13,7 @@ from x402tools._callbacks import Callbacks
 from x402tools._flusher import Observer
 from x402tools._settings import UserCallbacks
 from x402tools._store import Burial
+from x402tools._timings import Stopwatch
 from x402tools.errors import SpoolError
 from x402tools.models import Usage
 
@@ -29,14 +30,16 @@ class Reports(Observer):
         user: the callbacks.
         name: the spool, for the log.
         on_settled: is called after POSTs were settled.
+        stopwatch: is told how long attempts take.
     """
 
-    def __init__(self, user: UserCallbacks, name: str, on_settled: Callable[[], None]) -> None:
+    def __init__(self, user: UserCallbacks, name: str, on_settled: Callable[[], None], stopwatch: Stopwatch) -> None:
         self.calls = Callbacks(any(callback is not None for callback in user))
         self.last_error: Optional[str] = None
         self._user = user
         self._name = name
         self._on_settled = on_settled
+        self.attempted = stopwatch.add  # type: ignore[method-assign]  # once a POST, so without a call in between
         self._dead = _Line("%d POSTs became dead letters; the last because: %s; see UsageBuffer.dead_letters()")
         self._lost = _Line("%d events were dropped: %s")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
 
 from x402tools._store import Tally
+from x402tools._timings import AttemptTimes
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class BufferStats:
         problem: why deliveries or the spool are at a halt, or None.
         spool_bytes: bytes in use in the spool.
         set_aside: damaged spool files that are kept beside the spool; what could be read of them was carried over.
+        attempts: how long the POSTs of this process took.
     """
 
     recorded: Tally
@@ -57,6 +59,7 @@ class BufferStats:
     problem: Optional[str]
     spool_bytes: int
     set_aside: Tuple[str, ...] = ()
+    attempts: AttemptTimes = field(default_factory=AttemptTimes)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from x402tools._parts import Parts, idle
 from x402tools._settings import Settings, UserCallbacks, check_seconds
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Tally
+from x402tools._timings import AttemptTimes, Stopwatch
 from x402tools.errors import BufferClosedError, QueueFullError, SpoolError, ValidationError
 from x402tools.models import Usage
 
-__all__ = ["BufferStats", "DeadLetter", "FlushResult", "Health", "PartHealth", "Tally", "UsageBuffer"]
+__all__ = ["AttemptTimes", "BufferStats", "DeadLetter", "FlushResult", "Health", "PartHealth", "Tally", "UsageBuffer"]
 
 # Envelope ids that were checked already, so that each is checked once. Ids without end (one per user) start it anew.
 _MOST_KNOWN_IDS = 10_000
@@ -97,6 +98,7 @@ class UsageBuffer:
         self._closed: Optional[FlushResult] = None
         self._known_ids: Set[str] = set()
         self._parts: Optional[Parts] = None
+        self._stopwatch = Stopwatch()
         self._own_lock: threading.RLock
         self._intake: Optional[Intake] = None  # the one of _parts, one look-up nearer for the request path
         self._start()
@@ -214,6 +216,14 @@ class UsageBuffer:
             return idle("not started" if self._closed is None else "closed")
         return parts.health()
 
+    def watch_attempts(self, watcher: Callable[[float], object]) -> None:
+        """Has `watcher` called with the seconds that each POST of this process took, failed ones included.
+
+        For metrics: it runs on the thread that delivers, so it must return at once and raise nothing. What was so far
+        is in `stats().attempts`.
+        """
+        self._stopwatch.watch(watcher)
+
     def dead_letters(self, limit: int = 100, *, after: int = 0) -> List[DeadLetter]:
         """Up to `limit` dead letters, oldest first, whose `id` is above `after`."""
         return (self._parts or self._start(even_closed=True)).dead_letters(after, limit)
@@ -288,7 +298,7 @@ class UsageBuffer:
             return self._parts or self._publish(self._build())
 
     def _build(self) -> Parts:
-        parts = Parts(self._settings)
+        parts = Parts(self._settings, self._stopwatch)
         if self._target is not None:
             parts.deliver_to(self._target[0])
         return parts
@@ -316,4 +326,5 @@ class UsageBuffer:
         """In a forked child: the parent delivers what it recorded; the child builds its own parts when it records."""
         self._parts = None
         self._intake = None
+        self._stopwatch = self._stopwatch.anew()
         self.__dict__.pop("_own_lock", None)
