@@ -22,6 +22,7 @@ _COMMANDS = {
     "emulator": "local",
     "envelopes": "envelopes",
     "keys": "keys",
+    "replay": "replay",
     "usage": "usage",
     "worker": "worker",
 }

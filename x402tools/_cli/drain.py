@@ -50,7 +50,9 @@ def drain(path: str, timeout: float, concurrency: int, service: Service, output:
             while True:
                 result = client.flush(min(_TICK, timeout))
                 stats = spool.stats()
-                meter.show(stats.delivered.events - before.counts.delivered.events, stats.pending.events)
+                done = stats.delivered.events - before.counts.delivered.events
+                left = stats.pending.events
+                meter.show(f"{done:,} delivered, {left:,} left", done, done + left)
                 if result or stop.is_set() or time.monotonic() >= give_up:
                     break
         return _tell(output, before, stats, result.problem, interrupted=stop.is_set())

@@ -14,7 +14,7 @@ _EVERY = 5.0  # seconds between two lines in a pipe
 
 
 class Meter:
-    """Shows `done` of `done + left`. A context manager; for one thread.
+    """Shows how much is done. A context manager; for one thread.
 
     Args:
         what: what is going on, in a word or two.
@@ -36,10 +36,17 @@ class Meter:
         if self._bar is not None:
             self._bar.stop()
 
-    def show(self, done: int, left: int, note: str = "") -> None:
-        """How far it is now."""
+    def show(self, note: str, done: int, total: Optional[int]) -> None:
+        """How far it is now: in words, and as a part of the total, where that is known."""
         if self._bar is not None:
-            self._bar.show(done, done + left, note)
+            self._bar.show(note, done, total)
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY
-            say(f"{self._what}: {done} done, {left} left{'; ' if note else ''}{note}")
+            say(f"{self._what}: {note}")
+
+    def say(self, text: str) -> None:
+        """A line that stays, on stderr."""
+        if self._bar is not None:
+            self._bar.say(text)
+        else:
+            say(text)

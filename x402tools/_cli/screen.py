@@ -47,8 +47,7 @@ class Bar:
     def __init__(self, what: str) -> None:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}", markup=False),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[note]}", markup=False),
             console=console(stderr=True),
             transient=True,
@@ -61,9 +60,13 @@ class Bar:
     def stop(self) -> None:
         self._progress.stop()
 
-    def show(self, done: int, total: int, note: str) -> None:
+    def show(self, note: str, done: int, total: Optional[int]) -> None:
         """How far it is now."""
-        self._progress.update(self._task, completed=done, total=max(total, 1), note=note)
+        self._progress.update(self._task, completed=done, total=total, note=note)
+
+    def say(self, text: str) -> None:
+        """A line that stays above it."""
+        self._progress.console.print(Text(text), soft_wrap=False)
 
 
 class Picture:
