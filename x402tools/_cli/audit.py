@@ -64,10 +64,7 @@ def audit(path: str, output: Output) -> int:
     with SpoolView(path) as view, view.one_moment():
         found = examine(view)
     pairs: List[Tuple[str, Any]] = [
-        *(
-            (name, f"{output.text(one.events)} events, {output.text(one.units)} units")
-            for name, one in found.seen.tallies()
-        ),
+        *((name, output.tally(one)) for name, one in found.seen.tallies()),
         ("read", f"{output.text(found.batches)} batches, {output.text(found.posts)} pending POSTs"),
         (
             "verdict",

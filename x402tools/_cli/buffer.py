@@ -17,21 +17,20 @@ from x402tools._cli.options import output_option, spool_argument
 from x402tools._cli.output import Column, Output, amount_of_bytes, at, duration, first, say
 from x402tools._cli.watch import watch
 from x402tools._inspect import SpoolView
-from x402tools._store import Tally
 
 _PEEK_COLUMNS = (
     Column("recorded", lambda post: at(post.recorded_at)),
-    Column("envelope", lambda post: post.envelope_id),
+    Column("envelope", lambda post: post.envelope_id, whole=True),
     Column("amount", lambda post: post.amount),
-    Column("key", lambda post: post.key),
+    Column("key", lambda post: post.key, whole=True),
     Column("metadata", lambda post: post.metadata),
 )
 _DEAD_COLUMNS = (
-    Column("id", lambda letter: letter.id),
+    Column("id", lambda letter: letter.id, whole=True),
     Column("died", lambda letter: at(letter.died_at)),
-    Column("envelope", lambda letter: letter.envelope_id),
+    Column("envelope", lambda letter: letter.envelope_id, whole=True),
     Column("amount", lambda letter: letter.amount),
-    Column("status", lambda letter: letter.status_code),
+    Column("status", lambda letter: letter.status_code, whole=True),
     Column("reason", lambda letter: letter.reason),
 )
 
@@ -58,7 +57,7 @@ def status(path: str, output: Output) -> int:
     """
     with SpoolView(path) as view:
         seen = glance.take(view)
-    pairs = [(name, _events_and_units(output, tally)) for name, tally in seen.tallies()]
+    pairs = [(name, output.tally(tally)) for name, tally in seen.tallies()]
     pairs += [
         ("oldest pending", duration(seen.oldest_pending_age) or "none"),
         ("delivered by", glance.process_name(seen.deliverer)),
@@ -116,11 +115,7 @@ def requeue(path: str, ids: Tuple[int, ...], everything: bool, output: Output) -
         count = spool.requeue(None if everything else sorted(set(ids)))
         left = spool.stats().dead
     document: Dict[str, Any] = {"requeued": count, "dead": left}
-    output.facts([("requeued", count), ("still dead", _events_and_units(output, left))], document)
+    output.facts([("requeued", count), ("still dead", output.tally(left))], document)
     if count < wanted:
         say("Some were not there, or are damaged and stay; see `x402tools buffer dead`.")
     return codes.NEEDS_A_LOOK if count < wanted else codes.DONE
-
-
-def _events_and_units(output: Output, tally: Tally) -> str:
-    return f"{output.text(tally.events)} events, {output.text(tally.units)} units"

@@ -11,7 +11,7 @@ from x402tools._cli.output import Column, Output, say
 from x402tools.models import PERIODS, Envelope
 
 _COLUMNS = (
-    Column("id", lambda envelope: envelope.id),
+    Column("id", lambda envelope: envelope.id, whole=True),
     Column("name", lambda envelope: envelope.name),
     Column("limit", lambda envelope: envelope.limit),
     Column("period", lambda envelope: envelope.period),

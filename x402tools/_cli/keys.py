@@ -15,7 +15,7 @@ from x402tools.models import ApiKey
 _SHOWN, _LEAST = 4, 16
 
 _COLUMNS = (
-    Column("id", lambda key: key.id),
+    Column("id", lambda key: key.id, whole=True),
     Column("name", lambda key: key.name),
     Column("key", lambda key: masked(key.key)),
     Column("created", lambda key: key.created_at),

@@ -17,6 +17,7 @@ from itertools import chain, islice
 from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from x402tools._cli import screen
+from x402tools._store import Tally
 
 # Of a long table: the widths are those of the first so many rows, so that no list is ever held whole.
 _ROWS_AT_ONCE = 500
@@ -26,10 +27,17 @@ _GAP = "  "
 
 
 class Column(NamedTuple):
-    """A column of a table: its title, and the value of an item in it. Whole numbers stand at the right."""
+    """A column of a table. Whole numbers stand at the right.
+
+    Attributes:
+        title: what stands above it.
+        value: the value of an item in it.
+        whole: it stays on one line in a terminal as long as there is room for it: ids are there to be copied.
+    """
 
     title: str
     value: Callable[[Any], Any]
+    whole: bool = False
 
 
 class Output:
@@ -59,7 +67,7 @@ class Output:
             if not rows:
                 break
             if self.is_terminal:
-                screen.table([column.title for column in columns], rows, right)
+                screen.table([column.title for column in columns], rows, right, [column.whole for column in columns])
             else:
                 widths = self._plain_rows([column.title for column in columns], rows, right, widths)
             count += len(rows)
@@ -103,6 +111,13 @@ class Output:
         if isinstance(value, (dict, list)):
             return printable(json.dumps(value, ensure_ascii=False))
         return printable(str(value))
+
+    def tally(self, tally: Tally) -> str:
+        """A number of events and of units."""
+        return ", ".join(
+            f"{self.text(count)} {word if count == 1 else word + 's'}"
+            for count, word in ((tally.events, "event"), (tally.units, "unit"))
+        )
 
     def _json_list(self, items: Iterable[Any]) -> int:
         """A list, an item a line, written while it comes."""

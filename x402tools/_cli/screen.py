@@ -15,20 +15,44 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+_NARROWEST = 10  # columns that every column of a table is left with, if its cells need as many
+_GAP = 2  # columns between two of them
+
 
 def console(*, stderr: bool = False) -> Console:
     """The terminal. Nothing in what is shown is taken for markup, a number or an emoji."""
     return Console(file=sys.stderr if stderr else sys.stdout, markup=False, emoji=False, highlight=False)
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    """A table that fits the terminal; long cells go on below themselves."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for title, at_right in zip(titles, right):
-        shown.add_column(title, justify="right" if at_right else "left", overflow="fold", no_wrap=at_right)
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], whole: Sequence[bool]) -> None:
+    """A table that fits the terminal; long cells go on below themselves, and those of `whole` columns last."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    widest = [max(len(row[at]) for row in rows) for at in range(len(titles))]
+    least = _least_widths(widest, right, whole, console().width)
+    for at, title in enumerate(titles):
+        shown.add_column(
+            title,
+            justify="right" if right[at] else "left",
+            overflow="fold",
+            no_wrap=right[at],
+            min_width=least[at],
+        )
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     console().print(shown)
+
+
+def _least_widths(
+    widest: Sequence[int], right: Sequence[bool], whole: Sequence[bool], width: int
+) -> List[Optional[int]]:
+    """What the columns need at the least, so that all of them are there: as many `whole` ones as there is room for."""
+    room = width - sum(_GAP + (cell if at_right else min(cell, _NARROWEST)) for cell, at_right in zip(widest, right))
+    least: List[Optional[int]] = []
+    for cell, is_whole in zip(widest, whole):
+        more = max(cell - _NARROWEST, 0)
+        least.append(cell if is_whole and more <= room else None)
+        room -= more if least[-1] is not None else 0
+    return least
 
 
 def fact(label: str, text: str) -> None:

@@ -13,9 +13,9 @@ from x402tools._cli.output import Column, Output, first
 
 _COLUMNS = (
     Column("time", lambda usage: usage.timestamp),
-    Column("envelope", lambda usage: usage.envelope_id),
+    Column("envelope", lambda usage: usage.envelope_id, whole=True),
     Column("amount", lambda usage: usage.amount),
-    Column("id", lambda usage: usage.id),
+    Column("id", lambda usage: usage.id, whole=True),
     Column("metadata", lambda usage: usage.metadata or None),
 )
 _PERIOD_MEMBERS = ("envelopeId", "name", "period")

@@ -143,7 +143,7 @@ def _lines(view: View, watcher: Watcher) -> List[Any]:
         screen.styled((f"{'delivered by':<16}", "bold"), glance.process_name(seen.deliverer)),
         _row("pending", counts.pending, spark([float(one) for one in watcher.pending]), "yellow"),
         _row("delivered", counts.delivered, spark(list(watcher.rates)), "green"),
-        screen.styled((f"{'  a second':<16}", "bold"), _rate(view.delivered_rate)),
+        screen.styled((f"{'delivered/s':<16}", "bold"), _rate(view.delivered_rate)),
         screen.styled((f"{'recorded/s':<16}", "bold"), _rate(view.recorded_rate)),
         screen.styled((f"{'oldest pending':<16}", "bold"), duration(seen.oldest_pending_age) or "none"),
         _row("dead", counts.dead, "", "red" if counts.dead.events else ""),

@@ -74,9 +74,9 @@ def worker(
 def _begin(output: Output, spool: UsageBuffer, base_url: str, address: str, port: Optional[int]) -> None:
     metrics = None
     if port is not None:
-        from x402tools.integrations import prometheus
+        from x402tools.integrations.prometheus import serve
 
-        metrics = f"http://{address}:{prometheus.serve(spool, port=port, address=address)}/metrics"
+        metrics = f"http://{address}:{serve(spool, port=port, address=address)}/metrics"
     if output.as_json:
         output.json_line(
             {"event": "started", "path": spool.path, "base_url": base_url, "pid": os.getpid(), "metrics": metrics}
