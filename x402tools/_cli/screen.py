@@ -27,32 +27,28 @@ def console(*, stderr: bool = False) -> Console:
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], whole: Sequence[bool]) -> None:
     """A table that fits the terminal; long cells go on below themselves, and those of `whole` columns last."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    widest = [max(len(row[at]) for row in rows) for at in range(len(titles))]
-    least = _least_widths(widest, right, whole, console().width)
+    widest = [max(len(row[at]) for row in (titles, *rows)) for at in range(len(titles))]
+    widths = _fitting(widest, right, whole, console().width - 1)
     for at, title in enumerate(titles):
-        shown.add_column(
-            title,
-            justify="right" if right[at] else "left",
-            overflow="fold",
-            no_wrap=right[at],
-            min_width=least[at],
-        )
+        shown.add_column(title, justify="right" if right[at] else "left", overflow="fold", width=widths[at])
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     console().print(shown)
 
 
-def _least_widths(
-    widest: Sequence[int], right: Sequence[bool], whole: Sequence[bool], width: int
-) -> List[Optional[int]]:
-    """What the columns need at the least, so that all of them are there: as many `whole` ones as there is room for."""
-    room = width - sum(_GAP + (cell if at_right else min(cell, _NARROWEST)) for cell, at_right in zip(widest, right))
-    least: List[Optional[int]] = []
-    for cell, is_whole in zip(widest, whole):
-        more = max(cell - _NARROWEST, 0)
-        least.append(cell if is_whole and more <= room else None)
-        room -= more if least[-1] is not None else 0
-    return least
+def _fitting(widest: Sequence[int], right: Sequence[bool], whole: Sequence[bool], width: int) -> List[int]:
+    """The widths of columns that fit: text gives way first, the widest most, then what is `whole`, then numbers."""
+    widths = list(widest)
+    room = width - _GAP * len(widths)
+    orders = (
+        [at for at in range(len(widths)) if not whole[at] and not right[at]],
+        [at for at in range(len(widths)) if whole[at]],
+        list(range(len(widths))),
+    )
+    for columns, least in zip(orders, (_NARROWEST, _NARROWEST, 1)):
+        while sum(widths) > room and any(widths[at] > least for at in columns):
+            widths[max(columns, key=lambda at: widths[at])] -= 1
+    return widths
 
 
 def fact(label: str, text: str) -> None:
