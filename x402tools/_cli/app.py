@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Iterator, List, Optional
 
 import click
 
@@ -57,7 +58,8 @@ def run(words: List[str]) -> int:
     if _COMPLETION in os.environ:
         x402tools_command.main(words, prog_name="x402tools")
     try:
-        code = _run(words)
+        with _log_shown():
+            code = _run(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -105,13 +107,24 @@ def _advised(error: X402Error) -> str:
 
 
 def _make_output_safe() -> None:
-    """Text that the terminal's encoding lacks is shown as an escape, and what the library logs has its name on it."""
-    streams: Dict[str, Any] = {"stdout": sys.stdout, "stderr": sys.stderr}
-    for stream in streams.values():
+    """Text that the terminal's encoding lacks is shown as an escape."""
+    streams: List[Any] = [sys.stdout, sys.stderr]
+    for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    log = logging.getLogger("x402tools")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("x402tools: %(message)s"))
-        log.addHandler(handler)
+
+
+@contextlib.contextmanager
+def _log_shown() -> Iterator[None]:
+    """What the library logs goes to stderr, with its name on it."""
+    log, handler = logging.getLogger("x402tools"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("x402tools: %(message)s"))
+    level, propagates = log.level, log.propagate
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagates
