@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from x402tools._timings import BOUNDS, AttemptTimes
+from x402tools._timings import BOUNDS
 from x402tools.buffer import BufferStats, Health, UsageBuffer
 from x402tools.errors import SpoolError
 
@@ -32,7 +32,6 @@ class Moment(NamedTuple):
 
     stats: Optional[BufferStats]
     health: Health
-    attempts: AttemptTimes
 
 
 class Measure(NamedTuple):
@@ -71,7 +70,7 @@ def look(buffer: UsageBuffer) -> Moment:
         stats: Optional[BufferStats] = buffer.stats()
     except SpoolError:
         stats = None
-    return Moment(stats, buffer.health(), stats.attempts if stats is not None else AttemptTimes())
+    return Moment(stats, buffer.health())
 
 
 def _of_stats(read: Callable[[BufferStats], Any]) -> Callable[[Moment], Optional[float]]:

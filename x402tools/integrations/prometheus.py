@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, List, Optional
 
-from x402tools.buffer import UsageBuffer
+from x402tools.buffer import AttemptTimes, UsageBuffer
 from x402tools.errors import MissingExtraError
 from x402tools.integrations import _measures
-from x402tools.integrations._measures import COUNTER, SPOOL_LABEL, Measure, Moment
+from x402tools.integrations._measures import COUNTER, SPOOL_LABEL, Measure
 
 try:
     import prometheus_client
@@ -33,38 +33,48 @@ __all__ = ["BufferCollector", "register", "serve"]
 
 
 class BufferCollector(Collector):
-    """Reads a buffer whenever Prometheus asks. Does not keep it alive: one that is gone tells nothing more."""
+    """Reads buffers whenever Prometheus asks. Does not keep them alive: one that is gone tells nothing more."""
 
-    def __init__(self, buffer: UsageBuffer) -> None:
-        self._buffer = weakref.ref(buffer)
+    def __init__(self) -> None:
+        self._buffers: List[weakref.ref[UsageBuffer]] = []  # replaced, never changed: a scrape may be reading it
+
+    def add(self, buffer: UsageBuffer) -> None:
+        """Tells of this buffer too. Once a buffer; each has a spool of its own."""
+        self._buffers = [*(one for one in self._buffers if one() not in (None, buffer)), weakref.ref(buffer)]
 
     def describe(self) -> Iterator[Any]:
-        """The names alone, so that registering it does not read the spool."""
+        """The names alone, so that registering it does not read a spool."""
         for measure in _measures.MEASURES:
             yield _family(measure)
         yield _histogram()
 
     def collect(self) -> Iterator[Any]:
-        """The figures now. While the spool cannot be read those of the ledger are missing."""
-        buffer = self._buffer()
-        if buffer is None:
-            return
-        moment = _measures.look(buffer)
+        """The figures now. While a spool cannot be read those of its ledger are missing."""
+        buffers = [buffer for buffer in (one() for one in self._buffers) if buffer is not None]
+        moments = [(buffer.path, _measures.look(buffer)) for buffer in buffers]
         for measure in _measures.MEASURES:
-            value = measure.value(moment)
-            if value is not None:
-                family = _family(measure)
-                family.add_metric([buffer.path], value)
-                yield family
-        if moment.stats is not None:
-            yield _times(moment, buffer.path)
+            family = _family(measure)
+            for path, moment in moments:
+                value = measure.value(moment)
+                if value is not None:
+                    family.add_metric([path], value)
+            yield family
+        family = _histogram()
+        for path, moment in moments:
+            if moment.stats is not None:
+                _add_times(family, path, moment.stats.attempts)
+        yield family
 
 
-def register(buffer: UsageBuffer, registry: Optional[CollectorRegistry] = None) -> BufferCollector:
-    """Adds the metrics of a buffer to a registry (default: the global one); unregister what is returned there."""
-    collector = BufferCollector(buffer)
-    (registry or prometheus_client.REGISTRY).register(collector)
-    return collector
+def register(buffer: UsageBuffer, registry: Optional[CollectorRegistry] = None) -> None:
+    """Adds the metrics of a buffer to a registry (default: the global one), for as long as the buffer lives."""
+    registry = registry if registry is not None else prometheus_client.REGISTRY
+    collector = _collectors.get(registry)
+    if collector is None:
+        collector = BufferCollector()
+        registry.register(collector)
+        _collectors[registry] = collector
+    collector.add(buffer)
 
 
 def serve(buffer: UsageBuffer, port: int, address: str = "127.0.0.1") -> int:
@@ -88,8 +98,10 @@ def _histogram() -> Any:
     return HistogramMetricFamily(name, _measures.DURATION_TEXT, labels=[SPOOL_LABEL])
 
 
-def _times(moment: Moment, path: str) -> Any:
-    family, times = _histogram(), moment.attempts
+def _add_times(family: Any, path: str, times: AttemptTimes) -> None:
     bounds = [*(str(bound) for bound in times.bounds), "+Inf"]
     family.add_metric([path], list(zip(bounds, itertools.accumulate(times.counts))), times.total)
-    return family
+
+
+# A registry takes each name once, so one collector serves all its buffers.
+_collectors: weakref.WeakKeyDictionary[CollectorRegistry, BufferCollector] = weakref.WeakKeyDictionary()
