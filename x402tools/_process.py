@@ -199,6 +199,8 @@ def holder_of(path: str, *, byte: int = 0) -> Optional[int]:
         Its process id, 0 when it cannot be seen from here (another container), None when there is none or nobody can
         say. A lock of the asking process itself is not seen by the system, and found among the `FileLock`s.
     """
+    if not can_lock_files():
+        return None
     path = os.path.realpath(path)
     if path in FileLock._holders:  # and opening the file, to close it again, would drop that lock
         return os.getpid()
