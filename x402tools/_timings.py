@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from typing import Callable, List, NamedTuple, Tuple
+
+log = logging.getLogger("x402tools")
 
 # Seconds; those that OpenTelemetry recommends for HTTP, and two more up to beyond the default time-out of an answer.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 60.0)
@@ -42,7 +45,11 @@ class Stopwatch:
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self._total += seconds
         for watcher in self._watchers:
-            watcher(seconds)
+            try:
+                watcher(seconds)
+            except Exception:  # somebody else's code, in the middle of noting that a POST was answered
+                self._watchers = tuple(one for one in self._watchers if one is not watcher)
+                log.exception("what watches the time of POSTs failed, and is not called any more; deliveries go on")
 
     def watch(self, watcher: Watcher) -> None:
         """Has it called with the seconds of each attempt from now on."""

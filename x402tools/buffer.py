@@ -219,8 +219,8 @@ class UsageBuffer:
     def watch_attempts(self, watcher: Callable[[float], object]) -> None:
         """Has `watcher` called with the seconds that each POST of this process took, failed ones included.
 
-        For metrics: it runs on the thread that delivers, so it must return at once and raise nothing. What was so far
-        is in `stats().attempts`.
+        For metrics: it runs on the thread that delivers, so it must return at once; one that raises is logged and not
+        called any more. What was so far is in `stats().attempts`.
         """
         self._stopwatch.watch(watcher)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Iterator
@@ -136,6 +137,21 @@ def test_drain_gives_up(shell: Shell, emulator: Emulator) -> None:
     assert ended.code == 4
     assert ended.json["pending"] == {"events": 10, "units": 20}
     assert ended.json["problem"]
+    assert shell.call("buffer", "status", shell.spool, "--json").json["pending"]["events"] == 10
+
+
+def test_drain_is_interrupted(shell: Shell, emulator: Emulator) -> None:
+    """SIGTERM ends it in order, with its own exit code, and what is left stays."""
+    stored(shell, emulator, *[emulator.create_envelope()] * 10)
+    emulator.set_faults(Fault.status(503))
+    process = shell.start("buffer", "drain", shell.spool, "--timeout", "3600")
+    wait_until(lambda: emulator.faults_fired()[0] >= 1, "it tries")
+
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
     assert shell.call("buffer", "status", shell.spool, "--json").json["pending"]["events"] == 10
 
 

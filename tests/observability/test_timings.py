@@ -6,6 +6,8 @@ import os
 import pathlib
 from typing import List
 
+import pytest
+
 from tests.buffer.helpers import wait_until
 from tests.observability.helpers import metered
 from x402tools._timings import BOUNDS, AttemptTimes, Stopwatch
@@ -42,6 +44,27 @@ def test_every_attempt_of_a_buffer_is_timed(emulator: Emulator, tmp_spool: pathl
     assert stats.retries == 2
     assert stats.attempts.total == sum(told)
     assert stats.attempts.total >= 0.1 * 3
+
+
+def test_a_watcher_that_raises(emulator: Emulator, tmp_spool: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once in the log and not called any more; what was delivered is noted all the same, and others told."""
+    envelope_id = emulator.create_envelope()
+    told: List[float] = []
+
+    def fail(seconds: float) -> None:
+        raise RuntimeError("a fault of the watcher")
+
+    with metered(emulator, tmp_spool) as (client, buffer):
+        buffer.watch_attempts(fail)
+        buffer.watch_attempts(told.append)
+        for _ in range(3):
+            client.record_usage(envelope_id, 1)
+
+        assert client.flush(20)
+
+    assert len(told) == 3
+    assert sum("not called any more" in record.message for record in caplog.records) == 1
+    assert emulator.ledger().events == 3
 
 
 def test_a_forked_child_begins_at_zero(emulator: Emulator, tmp_spool: pathlib.Path) -> None:
