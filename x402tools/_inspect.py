@@ -65,8 +65,9 @@ class SpoolView:
             raise SpoolError(f"{self.path}: there is no spool here")
         with _told(self.path):
             fault = _spool_setup.recognise(self.path)
-            if fault == "" and os.path.getsize(self.path) == 0:
-                raise SpoolError(f"{self.path}: is empty; a service that opens it makes a spool of it")
+            if fault == "":  # it lacks tables
+                message = "is empty, or of an earlier version: the service completes it when it next starts"
+                raise SpoolError(f"{self.path}: {message}")
             if fault:
                 raise SpoolError(f"{self.path}: {fault}")
             self._connection = plain(self.path, read_only=True)
