@@ -86,7 +86,7 @@ def replay(
                 report = replaying.check()
             else:
                 client = delivering_client(
-                    names.spool, service, max_concurrency=concurrency, on_queue_full="raise", exit_timeout=5.0
+                    names.spool, service, max_concurrency=concurrency, on_queue_full="raise", exit_timeout=2.0
                 )
                 with client:
                     assert client.buffer is not None
