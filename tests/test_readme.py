@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -20,6 +21,9 @@ from x402tools.testing import Emulator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+
+# The commands that have commands of their own.
+GROUPS = ("buffer", "envelopes", "keys", "usage")
 
 # An id that a reader takes for a placeholder, and that the emulator does not know: replaced by one that it knows.
 PLACEHOLDER_IDS = ("env_1", "your_envelope_id")
@@ -159,7 +163,8 @@ def unknown_module(words: List[str]) -> str:
 def unknown_options(words: List[str], folder: pathlib.Path) -> str:
     """What `--help` of the named subcommand does not know."""
     command = pathlib.Path(sysconfig.get_path("scripts"), "x402tools")
-    subcommand = words[1:2] if words[1:2] and not words[1].startswith("-") else []
+    depth = 3 if words[1:2] and words[1] in GROUPS else 2
+    subcommand = list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:depth]))
     shown = subprocess.run(
         [str(command), *subcommand, "--help"],
         cwd=folder,

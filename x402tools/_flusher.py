@@ -76,10 +76,13 @@ class Answer(NamedTuple):
 
     delivery: Delivery
     verdict: Verdict
+    seconds: float = 0.0  # that the attempt took
 
 
 class Observer:
     """What the flusher tells about; every method is called on its thread and must return at once."""
+
+    def attempted(self, seconds: float) -> None: ...
 
     def settled(self, delivered: List[Post], buried: List[Burial]) -> None: ...
 
@@ -282,7 +285,8 @@ class Flusher:
         return self._pause()
 
     def _note(self, answer: Answer) -> None:
-        delivery, verdict = answer
+        delivery, verdict, seconds = answer
+        self._observer.attempted(seconds)
         now = self._clock()
         if verdict.move is Move.ACKNOWLEDGE:
             self._gate_noted(lambda: self._gate.answered(now))
@@ -517,7 +521,9 @@ class Senders:
             self._attempt(delivery)
 
     def _attempt(self, delivery: Delivery) -> None:
-        self.inbox.put(Answer(delivery, self._verdict(delivery.post)))
+        began = time.perf_counter()
+        verdict = self._verdict(delivery.post)
+        self.inbox.put(Answer(delivery, verdict, time.perf_counter() - began))
 
     def _verdict(self, post: Post) -> Verdict:
         try:

@@ -35,6 +35,7 @@ from x402tools._settings import Settings
 from x402tools._spool import Spool
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Store
+from x402tools._timings import Stopwatch
 from x402tools._writer import Writer
 from x402tools.errors import BufferClosedError, SpoolError, ValidationError
 
@@ -65,8 +66,15 @@ class Parts:
         SpoolError: the spool cannot be made or used there.
     """
 
-    def __init__(self, settings: Settings, resets: Optional[Resets] = None, watches: Optional[Watches] = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stopwatch: Stopwatch,
+        resets: Optional[Resets] = None,
+        watches: Optional[Watches] = None,
+    ) -> None:
         self._settings = settings
+        self._stopwatch = stopwatch
         self._resets = resets or Resets()
         watches = watches or Watches()
         self._pid = os.getpid()
@@ -86,7 +94,7 @@ class Parts:
         )
         self._desk = Desk(self.store.is_in_use_here)
         self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
-        self.reports = Reports(settings.user, settings.path, self._settled.ring, self._resets.delivered)
+        self.reports = Reports(settings.user, settings.path, self._settled.ring, stopwatch, self._resets.delivered)
         self.flusher: Optional[Flusher] = None
         self.writer = Writer(
             self.intake,
@@ -369,6 +377,7 @@ class Parts:
             held=counts.held,
             unknown_resends=flusher.unknown_resends if flusher else 0,
             late=self._resets.late,
+            attempts=self._stopwatch.times(),
         )
 
     def pending_units(self, envelope_id: str, counting_from_here: Optional[Callable[[], None]]) -> int:

@@ -24,10 +24,11 @@ import atexit
 import contextlib
 import logging  # noqa: F401 - before our hooks are registered, see the end of this file
 import os
+import struct
 import sys
 import threading
 import weakref
-from typing import Any, Callable, ClassVar, Dict, List, Optional, Protocol
+from typing import Any, Callable, ClassVar, Dict, List, Optional, Protocol, Tuple
 
 try:
     import fcntl
@@ -190,6 +191,50 @@ class FileLock:
                 os.close(lock._descriptor)
                 lock._descriptor = None
         cls._holders = {}
+
+
+def holder_of(path: str, *, byte: int = 0) -> Optional[int]:
+    """The process that has a lock on this file which begins at `byte` or covers it; its lock is left alone.
+
+    Returns:
+        Its process id, 0 when it cannot be seen from here (another container), None when there is none or nobody can
+        say. A lock of the asking process itself is not seen by the system, and found among the `FileLock`s.
+    """
+    if not can_lock_files():
+        return None
+    path = os.path.realpath(path)
+    if path in FileLock._holders:  # and opening the file, to close it again, would drop that lock
+        return os.getpid()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _lock_asked_for(byte))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    kind, pid = _lock_told(answer)
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+# `struct flock`, whose members stand in another order on each kind of system; all but Linux here are BSDs.
+_ON_LINUX: bool = sys.platform == "linux"
+_FLOCK = "hhqqi4x" if _ON_LINUX else "qqihh"
+
+
+def _lock_asked_for(byte: int) -> bytes:
+    kind, start, length = fcntl.F_WRLCK, byte, 1 if byte else 0  # no length: to the end of the file
+    if _ON_LINUX:
+        return struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
+    return struct.pack(_FLOCK, start, length, 0, kind, os.SEEK_SET)
+
+
+def _lock_told(answer: bytes) -> Tuple[int, int]:
+    """The kind of the lock and its holder."""
+    members = struct.unpack(_FLOCK, answer)
+    return (members[0], members[4]) if _ON_LINUX else (members[3], members[2])
 
 
 # `logging` takes its lock before a fork, with a hook of its own, and hooks before a fork run in reverse order. Were its

@@ -13,6 +13,7 @@ from x402tools._callbacks import Callbacks
 from x402tools._flusher import Observer
 from x402tools._settings import UserCallbacks
 from x402tools._store import Burial, Holding
+from x402tools._timings import Stopwatch
 from x402tools.errors import SpoolError
 from x402tools.models import Usage
 
@@ -29,6 +30,7 @@ class Reports(Observer):
         user: the callbacks.
         name: the spool, for the log.
         on_settled: is called after POSTs were settled.
+        stopwatch: is told how long attempts take.
         on_delivered: is called with those that were delivered.
     """
 
@@ -37,6 +39,7 @@ class Reports(Observer):
         user: UserCallbacks,
         name: str,
         on_settled: Callable[[], None],
+        stopwatch: Stopwatch,
         on_delivered: Callable[[List[Post]], None] = lambda _: None,
     ) -> None:
         self.calls = Callbacks(any(callback is not None for callback in user))
@@ -45,6 +48,7 @@ class Reports(Observer):
         self._name = name
         self._on_settled = on_settled
         self._on_delivered = on_delivered
+        self.attempted = stopwatch.add  # type: ignore[method-assign]  # once a POST, so without a call in between
         self._dead = _Line("%d POSTs became dead letters; the last because: %s; see UsageBuffer.dead_letters()")
         self._unknown = _Line(
             "%d POSTs have an unknown outcome and are held until UsageBuffer.reconcile(), neither lost nor sent again; "

@@ -25,6 +25,7 @@ import time
 import uuid
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+import x402tools
 from x402tools import _batch, _spool_held, _spool_recorded, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
 from x402tools._connection import Connection, DamagedError, Row, transaction_here
@@ -131,6 +132,7 @@ class Spool:
                     f"{self.path}: holds usage for another base_url; deliver it there first, or use another path"
                 )
             transaction.run("REPLACE INTO meta VALUES ('destination', ?)", (fingerprint,))
+            transaction.run("REPLACE INTO meta VALUES (?, ?)", (f"version {x402tools.__version__}", time.time()))
         self._destination = fingerprint
 
     # -- writing -------------------------------------------------------------------------------------------------

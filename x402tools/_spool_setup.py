@@ -166,6 +166,11 @@ def _fault(path: str) -> Optional[str]:
     return "" if is_earlier else "tables are missing"
 
 
+def recognise(path: str) -> Optional[str]:
+    """What is wrong with the file, as `_fault` tells it, for somebody who only looks."""
+    return _fault(path)
+
+
 def _objects(connection: PlainConnection) -> Set[Tuple[str, str, str]]:
     rows = connection.execute(_OBJECTS).fetchall()
     return {(kind, _text(name), _text(sql)) for kind, name, sql in rows if not _is_statistics(kind, _text(name))}

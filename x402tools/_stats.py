@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import List, Optional, Tuple
 
 from x402tools._store import Tally
+from x402tools._timings import AttemptTimes
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class BufferStats:
         set_aside: damaged spool files that are kept beside the spool; what could be read of them was carried over.
         late: what this process has delivered after the envelope's reset although it was recorded before it, for
             envelopes it knows the period of (see `UsageBuffer.watch`); it was billed to the later period.
+        attempts: how long the POSTs of this process took.
     """
 
     recorded: Tally
@@ -65,6 +67,7 @@ class BufferStats:
     held: Tally = field(default_factory=Tally)
     unknown_resends: int = 0
     late: Tally = field(default_factory=Tally)
+    attempts: AttemptTimes = field(default_factory=AttemptTimes)
 
 
 @dataclass(frozen=True)

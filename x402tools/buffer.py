@@ -20,10 +20,12 @@ from x402tools._resets import Resets
 from x402tools._settings import Settings, UserCallbacks, check_seconds
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Tally
+from x402tools._timings import AttemptTimes, Stopwatch
 from x402tools.errors import BufferClosedError, QueueFullError, SpoolError, ValidationError
 from x402tools.models import Envelope, Usage
 
 __all__ = [
+    "AttemptTimes",
     "BufferStats",
     "DeadLetter",
     "FlushResult",
@@ -153,6 +155,7 @@ class UsageBuffer:
         self._resets = Resets()
         self._watches = Watches()
         self._parts: Optional[Parts] = None
+        self._stopwatch = Stopwatch()
         self._own_lock: threading.RLock
         self._intake: Optional[Intake] = None  # the one of _parts, one look-up nearer for the request path
         self._start()
@@ -281,6 +284,14 @@ class UsageBuffer:
         if parts is None:
             return idle("not started" if self._closed is None else "closed")
         return parts.health()
+
+    def watch_attempts(self, watcher: Callable[[float], object]) -> None:
+        """Has `watcher` called with the seconds that each POST of this process took, failed ones included.
+
+        For metrics: it runs on the thread that delivers, so it must return at once; one that raises is logged and not
+        called any more. What was so far is in `stats().attempts`.
+        """
+        self._stopwatch.watch(watcher)
 
     def dead_letters(self, limit: int = 100, *, after: int = 0) -> List[DeadLetter]:
         """Up to `limit` dead letters, oldest first, whose `id` is above `after`."""
@@ -420,7 +431,7 @@ class UsageBuffer:
             return self._parts or self._publish(self._build())
 
     def _build(self) -> Parts:
-        parts = Parts(self._settings, self._resets, self._watches)
+        parts = Parts(self._settings, self._stopwatch, self._resets, self._watches)
         if self._target is not None:
             parts.deliver_to(self._target[0])
         return parts
@@ -449,6 +460,7 @@ class UsageBuffer:
         self._parts = None
         self._intake = None
         self._resets.late = Tally()
+        self._stopwatch = self._stopwatch.anew()
         self.__dict__.pop("_own_lock", None)
 
 

@@ -10,9 +10,9 @@ import pytest
 selenium = pytest.importorskip("selenium", reason="selenium, which drives the browser, is not installed")
 
 from selenium import webdriver  # noqa: E402 - after it is known to be there
-from selenium.common.exceptions import WebDriverException  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.common.exceptions import WebDriverException  # noqa: E402 - after it is known to be there
+from selenium.webdriver.chrome.service import Service  # noqa: E402 - after it is known to be there
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402 - after it is known to be there
 
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
 DRIVER = pathlib.Path("/usr/bin/chromedriver")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Dict, Iterator, List, Tuple
 
 from x402tools import QueueFullError, UsageBuffer, ValidationError, X402Client
-from x402tools._event import check_amount, check_id, snapshot_metadata
+from x402tools._event import check_amount, check_id, check_key, snapshot_metadata
 from x402tools.buffer import BufferStats
 from x402tools.demo import report, usage_file
 from x402tools.demo.checking import Row
@@ -144,7 +144,8 @@ class Replay:
             check_amount(line.amount)
             snapshot_metadata(line.metadata)
             envelope_id = self._destination.envelope(line.envelope_id)
-            self._store(envelope_id, line, f"{prefix}-{line.number}")
+            key = f"{prefix}-{line.number}" if line.key is None else check_key(line.key)
+            self._store(envelope_id, line, key)
         except ValidationError as error:
             return str(error)
         self.reading.add(line.envelope_id, line.amount)

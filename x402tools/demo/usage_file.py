@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-FIELDS = ("envelope_id", "amount", "metadata")
+FIELDS = ("envelope_id", "amount", "metadata", "idempotency_key")
+_EXPORTED = "spool"  # what `x402tools buffer export` adds about an event: where it was, and since when
 LONGEST_LINE = 512 * 1024  # bytes; an event with the largest metadata, all of it escaped, is shorter
 _LONGEST_NUMBER = 30  # digits; reading one of a million would take minutes
 _PIECE = 1024 * 1024  # bytes
@@ -19,6 +20,7 @@ class UsageLine(NamedTuple):
     envelope_id: Any
     amount: Any
     metadata: Any
+    key: Any = None  # the idempotency key, where the file has one
 
 
 class BadLine(NamedTuple):
@@ -41,7 +43,7 @@ def read(path: str) -> Iterator[Union[UsageLine, BadLine]]:
                 continue
             text = line[3:] if number == 1 and line.startswith(b"\xef\xbb\xbf") else line  # a byte order mark
             if text.strip():
-                yield _parse(number, text)
+                yield parse(number, text)
 
 
 def digest(path: str) -> str:
@@ -70,7 +72,8 @@ def _lines(file: BinaryIO) -> Iterator[Optional[bytes]]:
             is_whole = rest.endswith(b"\n") or len(rest) < LONGEST_LINE
 
 
-def _parse(number: int, line: bytes) -> Union[UsageLine, BadLine]:
+def parse(number: int, line: bytes) -> Union[UsageLine, BadLine]:
+    """The event of a line of JSON."""
     try:
         document = json.loads(
             line.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number, parse_constant=_constant
@@ -88,7 +91,8 @@ def _parse(number: int, line: bytes) -> Union[UsageLine, BadLine]:
     reason = _wrong_fields(document)
     if reason is not None:
         return BadLine(number, reason)
-    return UsageLine(number, document["envelope_id"], document["amount"], document.get("metadata"))
+    fields = (document.get(field) for field in FIELDS)
+    return UsageLine(number, *fields)
 
 
 def _wrong_fields(document: Dict[str, Any]) -> Optional[str]:
@@ -96,7 +100,7 @@ def _wrong_fields(document: Dict[str, Any]) -> Optional[str]:
         if field not in document:
             return f"has no {field}"
     for field in document:
-        if field not in FIELDS:
+        if field not in FIELDS and field != _EXPORTED:
             return f"has an unknown field {ascii(field)[:40]}: put it into metadata"
     return None
 
