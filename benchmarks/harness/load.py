@@ -1,0 +1,73 @@
+"""A load generator: connections that each send the next request when the answer to the last is there, as wrk does.
+
+    python benchmarks/harness/load.py HOST PORT REQUEST_FILE --connections N --seconds S
+
+prints one JSON object: requests, seconds, and the latencies. One thread around a selector, with raw sockets. It is the
+fallback where wrk cannot be had, and what shows how fast the sink is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import selectors
+import socket
+import time
+from typing import Any, Dict, List
+
+
+def run_load(host: str, port: int, request: bytes, connections: int, seconds: float) -> Dict[str, Any]:
+    """Sends `request` over and over.
+
+    Returns:
+        requests answered, seconds it took, errors (answers that were not 2xx), and latencies in microseconds.
+    """
+    selector = selectors.DefaultSelector()
+    started: Dict[socket.socket, float] = {}
+    clock = time.perf_counter
+    for _ in range(connections):
+        connection = socket.create_connection((host, port), timeout=10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        selector.register(connection, selectors.EVENT_READ)
+    begin = clock()
+    end = begin + seconds
+    for key in list(selector.get_map().values()):
+        started[key.fileobj] = clock()  # type: ignore[index]
+        key.fileobj.send(request)  # type: ignore[union-attr]
+    latencies: List[float] = []
+    errors = 0
+    while clock() < end:
+        for key, _ in selector.select(1.0):
+            connection = key.fileobj  # type: ignore[assignment]
+            answer = connection.recv(65_536)
+            if not answer:
+                raise ConnectionError("the server closed a connection under load")
+            now = clock()
+            latencies.append((now - started[connection]) * 1e6)
+            if answer[9:10] != b"2":
+                errors += 1
+            started[connection] = now
+            connection.send(request)
+    took = clock() - begin
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()  # type: ignore[union-attr]
+    return {"requests": len(latencies), "seconds": took, "errors": errors, "latencies": latencies}
+
+
+def post_request(path: str, body: bytes) -> bytes:
+    """The bytes of a POST."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("request_file", type=pathlib.Path)
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    content = options.request_file.read_bytes()
+    print(json.dumps(run_load(options.host, options.port, content, options.connections, options.seconds)))
