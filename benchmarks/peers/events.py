@@ -1,7 +1,8 @@
-"""The usage that is recorded: three metadata keys, 5,000 users."""
+"""The usage that is recorded: three metadata keys, 5,000 users, 40 endpoints."""
 
 from __future__ import annotations
 
+import random
 from typing import Any, Dict, List
 
 ENVELOPE = "env_1"
@@ -9,10 +10,15 @@ USERS = 5000
 
 
 def metadata() -> List[Dict[str, Any]]:
-    """One for each of the users, in no order that would make them easy to compress."""
+    """So many as there are users: each with one of 40 endpoints, in an order that is random and the same every time."""
+    chance = random.Random(20_251_105)
     return [
-        {"endpoint": "/api/users", "method": "GET", "user_id": f"user_{number * 7919 % USERS}"}
-        for number in range(USERS)
+        {
+            "endpoint": f"/api/resource/{chance.randrange(40)}",
+            "method": chance.choice(("GET", "GET", "POST", "PUT")),
+            "user_id": f"user_{chance.randrange(USERS)}",
+        }
+        for _ in range(USERS)
     ]
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 SECTIONS = {
     "hot-path": "hot_path",
+    "durable": "durable",
+    "disk": "disk",
+    "delivery": "delivery",
 }
 
 
