@@ -11,6 +11,10 @@ SECTIONS = {
     "durable": "durable",
     "disk": "disk",
     "delivery": "delivery",
+    "coalesced": "coalesced",
+    "sustained": "sustained",
+    "backlog": "backlog",
+    "start-exit": "start_exit",
 }
 
 
