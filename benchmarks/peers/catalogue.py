@@ -45,15 +45,16 @@ def pins() -> List[str]:
 def why_missing(distribution: str) -> Optional[str]:
     """None when it can be used; otherwise the reason, in words."""
     if distribution == "x402tools 1.0.0":
-        return None if PUBLISHED.exists() else _reason(distribution)
+        return None if PUBLISHED.exists() else reason(distribution)
     try:
         found = importlib.util.find_spec(MODULES[distribution])
     except ModuleNotFoundError:
         found = None
-    return None if found is not None else _reason(distribution)
+    return None if found is not None else reason(distribution)
 
 
-def _reason(distribution: str) -> str:
+def reason(distribution: str) -> str:
+    """Why the set-up could not install it, as far as it noted that."""
     if REASONS.exists():
         reasons: Dict[str, str] = json.loads(REASONS.read_text(encoding="utf-8"))
         if distribution in reasons:

@@ -90,10 +90,10 @@ class Recording:
         return number
 
     def settle(self, seconds: float) -> Dict[str, Any]:
-        """Waits until all is delivered, at most so long; returns the recorder's account and the seconds it took."""
-        begin = time.monotonic()
+        """Waits until all is delivered, at most so long; returns the recorder's account, wall and CPU seconds."""
+        usage = Usage()
         self._recorder.settle(seconds)
-        return {"seconds": time.monotonic() - begin, **self._recorder.account()}
+        return {**usage.stop(), **self._recorder.account()}
 
     def watch(self, seconds: float) -> Dict[str, Any]:
         """Of ours only: lets it deliver for so long.

@@ -12,6 +12,7 @@ SECTIONS = {
     "disk": "disk",
     "delivery": "delivery",
     "coalesced": "coalesced",
+    "service-tax": "service_tax",
     "sustained": "sustained",
     "backlog": "backlog",
     "start-exit": "start_exit",

@@ -61,7 +61,8 @@ def _play(section: Section, there: bool, rounds: int, seconds: float) -> Dict[st
             # One POST an event takes a hundred times as long to deliver, so it is given less to do.
             work: Dict[str, Any] = {"count": int(1000 * seconds)} if key == "single" else {"seconds": seconds}
             recorded = worker.call("record", waits=True, **work)
-            recorded["settled"] = worker.call("settle", seconds=60.0)["seconds"]
+            settled = worker.call("settle", seconds=60.0)
+            recorded.update(wall=recorded["wall"] + settled["wall"], cpu=recorded["cpu"] + settled["cpu"])
             after = service.tally(key)
             booked = {f"booked_{name}": after[name] - before[name] for name in ("posts", "events", "units")}
             return {**recorded, **booked}
@@ -74,7 +75,7 @@ def _play(section: Section, there: bool, rounds: int, seconds: float) -> Dict[st
 def _figures(key: str, results: List[Dict[str, Any]]) -> Dict[str, Optional[float]]:
     booked = "booked_events" if key == "segment" else "booked_units"
     return {
-        "events/s": median(one[booked] / _took(one) for one in results),
+        "events/s": median(one[booked] / one["wall"] for one in results),
         "us CPU/event": median(one["cpu"] / max(one[booked], 1) * 1e6 for one in results),
         "recorded": sum(one["events"] for one in results),
         "booked": sum(one[booked] for one in results),
@@ -83,13 +84,9 @@ def _figures(key: str, results: List[Dict[str, Any]]) -> Dict[str, Optional[floa
     }
 
 
-def _took(one: Dict[str, Any]) -> float:
-    return float(one["wall"] + one["settled"])
-
-
 def _windows(one: Dict[str, Any]) -> int:
     """Windows that were open in the round: one more than fit into its time, because it begins within one."""
-    return math.ceil(_took(one) / WINDOW) + 1
+    return math.ceil(one["wall"] / WINDOW) + 1
 
 
 def _killed(kills: int, seconds: float) -> int:

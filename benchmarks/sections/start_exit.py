@@ -8,7 +8,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from benchmarks.harness.contest import Contest
-from benchmarks.harness.figures import median
+from benchmarks.harness.figures import median, ratio
 from benchmarks.harness.service import Service
 from benchmarks.harness.size import Size
 from benchmarks.peers.recorders import REQUIRES
@@ -22,6 +22,7 @@ RATE = 5000.0
 IMPORTS = ("x402tools", "requests", "segment.analytics", "posthog")
 LABELS = {
     "ours": ("UsageBuffer, exit_timeout=0", OURS),
+    "commit": ('UsageBuffer, durability="commit"', OURS),
     "default": ("UsageBuffer, exit_timeout=2 (default)", OURS),
     "segment": ("segment", PEER),
     "posthog": ("posthog", PEER),
@@ -43,7 +44,7 @@ def run(size: Size) -> Section:
     kills: Dict[str, List[Dict[str, float]]] = {}
     for _ in range(rounds):
         for key in LABELS:
-            left = _leave(key, section)
+            left = _leave(key, section) if key != "commit" else None
             if left is not None:
                 exits.setdefault(key, []).append(left)
             killed = _kill(key, seconds) if key != "default" else None
@@ -56,11 +57,13 @@ def run(size: Size) -> Section:
         Table(f"SIGKILL at {RATE:,.0f} events/s", _rows(kills)),
     ]
     ours = _summary(exits["ours"])
+    share = {key: _summary(found)["lost %"] for key, found in kills.items()}
     section.goals = [
         Goal("import, beyond requests", imports["x402tools"] - imports["requests"], 20.0, False, "ms"),
         Goal("exit after 10,000 events", ours["exit s"], 0.3, False, "s"),
         Goal("lost by leaving", ours["lost"], 0, False, "events"),
-        Goal("lost by SIGKILL", _summary(kills["ours"])["lost %"], 1.0, False, "%"),
+        Goal("lost by SIGKILL, \"interval\" / segment", ratio(share["ours"], share.get("segment")), 1.0, False, is_ratio=True),
+        Goal("lost by SIGKILL, \"commit\"", _summary(kills["commit"])["lost"], 0, False, "events"),
     ]
     return section
 
@@ -79,10 +82,9 @@ def _imports(times: int) -> Dict[str, float]:
 
 
 def _options(key: str, url: str, folder: str) -> Dict[str, Any]:
-    options: Dict[str, Any] = {"peer": "ours" if key == "default" else key, "url": url, "folder": folder}
+    options: Dict[str, Any] = {"peer": key if key in REQUIRES else "ours", "url": url, "folder": folder}
     options["progress"] = new_progress(folder)
-    if key == "ours":
-        options["buffer"] = {"exit_timeout": 0.0}
+    options["buffer"] = {"ours": {"exit_timeout": 0.0}, "commit": {"durability": "commit"}}.get(key, {})
     return options
 
 
