@@ -1,4 +1,4 @@
-"""Shows that the sink is faster than anything measured against it: its own rate, under raw load, before the sections."""
+"""Shows that the sink is faster than anything measured against it: its own rate under raw load, before the sections."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def measure(size: Size) -> Dict[str, Any]:
 def show(measured: Dict[str, Any]) -> str:
     """One line."""
     return (
-        f"the sink alone answers {measured['rate']:,.0f} POSTs/s to {CONNECTIONS} raw sockets (p50 {measured['p50']:.0f} us), "
+        f"the sink alone answers {measured['rate']:,.0f} POSTs/s to {CONNECTIONS} raw sockets "
+        f"(p50 {measured['p50']:.0f} us), "
         f"at {measured['cpu']:.0f} us of its own CPU each: {1e6 / measured['cpu']:,.0f}/s when it has a core to itself"
     )

@@ -39,7 +39,7 @@ class WebServer:
     def __init__(self, command: List[str], environment: Dict[str, str], path: str) -> None:
         self.path = path
         self.port = _free_port()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
             [sys.executable, *[part.format(port=self.port) for part in command]],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any, Dict, List
 
 ENVELOPE = "env_1"
 USERS = 5000
+
+
+def wide(keys: int) -> List[Dict[str, Any]]:
+    """The same with so many keys."""
+    more = {f"label_{number}": f"value {number}" for number in range(keys)}
+    return [dict(itertools.islice({**usage, **more}.items(), keys)) for usage in metadata()]
 
 
 def metadata() -> List[Dict[str, Any]]:

@@ -55,7 +55,8 @@ class PlainQueue(Recorder):
 
     def __init__(self, options: Dict[str, Any]) -> None:
         del options
-        put = queue.SimpleQueue().put
+        kept: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        put = kept.put
         self.call = lambda envelope_id, amount, metadata: put((envelope_id, amount, metadata))
 
 

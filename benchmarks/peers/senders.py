@@ -116,7 +116,7 @@ def curl(url: str) -> Send:
 def raw_socket(url: str) -> Send:
     """A socket, ready bytes, and an answer of which only the status is looked at: the least there is in Python."""
     parts = urllib.parse.urlsplit(url)
-    connection = socket.create_connection((str(parts.hostname), parts.port))
+    connection = socket.create_connection((str(parts.hostname), parts.port or 80))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     body = _bodies()(0)
     head = f"POST {parts.path}/usage HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -30,7 +30,7 @@ class Store:
 
     def __init__(self, options: Dict[str, Any]) -> None:
         self.folder = pathlib.Path(options["folder"])
-        self.metadata = events.metadata()
+        self.metadata = events.wide(options["keys"]) if "keys" in options else events.metadata()
         self._numbers = itertools.count()
 
     def put(self, count: int) -> None:
@@ -43,7 +43,7 @@ class Store:
     def size(self) -> int:
         """Bytes of all its files, once what is in an SQLite log is where it belongs."""
         for file in self.folder.rglob("*"):
-            if file.is_file() and file.open("rb").read(15) == b"SQLite format 3":
+            if file.is_file() and _is_database(file):
                 connection = sqlite3.connect(str(file))
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 connection.close()
@@ -87,7 +87,7 @@ class Ours(Store):
     def drain(self) -> Dict[str, Any]:
         """Delivers everything to a service that takes no time at all; returns the size of the files after it."""
         self.settle()
-        self.buffer.attach(lambda body, key: None, "http://127.0.0.1:9")
+        self.buffer.attach(lambda _body, _key: None, "http://127.0.0.1:9")
         drained = bool(self.buffer.flush(None))
         deadline = time.monotonic() + 10  # a file is given back a moment after it is empty
         while self._files() > 2**20 and time.monotonic() < deadline:
@@ -201,6 +201,11 @@ class Huey(OneByOne):
             self.queue.enqueue(body.encode())
 
 
+def _is_database(file: pathlib.Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(15) == b"SQLite format 3"
+
+
 STORES: Dict[str, Callable[[Dict[str, Any]], Store]] = {
     "ours": Ours,
     "sqlite3": RawSqlite,
@@ -216,5 +221,5 @@ SLOW: List[str] = list(REQUIRES)  # a commit for each event
 
 
 def make(options: Dict[str, Any]) -> Store:
-    """The store named by `options["peer"]`; the other options are the store's: folder, buffer."""
+    """The store named by `options["peer"]`; the other options are the store's: folder, buffer, keys (of metadata)."""
     return STORES[options["peer"]](options)

@@ -19,7 +19,7 @@ def meter() -> Meter:
     """What a request handler calls: with the endpoint, the method and the number of the user."""
     kind = os.environ["BENCH_METER"]
     if kind == "none":
-        return lambda endpoint, method, user: None
+        return lambda _endpoint, _method, _user: None
     recorder = recorders.make({"peer": kind, **json.loads(os.environ["BENCH_OPTIONS"])})
     call = recorder.call
 

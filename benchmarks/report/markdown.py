@@ -15,7 +15,7 @@ def document(sections: Sequence[Section]) -> str:
         "# What the benchmarks found",
         "",
         "Written by `make bench` from the JSON files in `results/`. Bold rows are x402tools. A limit is no competitor:",
-        "it only shows the least there is. What counts are ratios within one run; figures of two machines don't compare.",
+        "it shows the least there is. What counts are ratios within one run; figures of two machines do not compare.",
         "",
         "## Every goal",
         "",

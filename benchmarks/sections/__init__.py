@@ -16,6 +16,7 @@ SECTIONS = {
     "sustained": "sustained",
     "backlog": "backlog",
     "start-exit": "start_exit",
+    "growth": "growth",
 }
 
 

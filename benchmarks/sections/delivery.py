@@ -123,7 +123,13 @@ def _goals(loopback: Found, near: Found, far: Found, beside: Found) -> List[Goal
     # One connection of a raw socket makes as many round trips a second as this machine's 50 ms allow.
     possible = far["socket"]["POSTs/s"] if "socket" in far else 8 / 0.05
     return [
-        Goal("CPU per POST of 1.0.0 / ours", times(loopback, "us CPU/POST", "published", "ours"), 3.5, True, is_ratio=True),
+        Goal(
+            "CPU per POST of 1.0.0 / ours",
+            times(loopback, "us CPU/POST", "published", "ours"),
+            3.5,
+            True,
+            is_ratio=True,
+        ),
         Goal("loopback rate / 1.0.0", times(loopback, "POSTs/s", "ours", "published"), 3.0, True, is_ratio=True),
         Goal("20 ms, 64 in flight / Session.post", times(near, "POSTs/s", "ours", "session"), 2.5, True, is_ratio=True),
         Goal("50 ms, 8 in flight / 8 raw sockets", ratio(far["ours"]["POSTs/s"], possible), 0.95, True, is_ratio=True),

@@ -47,7 +47,10 @@ def run(size: Size) -> Section:
         section.missing = contest.missing
     modes = {mode: _mode(mode, rounds, seconds) for mode in MODES}
     rates = {key: median(one["events"] / one["wall"] for one in results[1:]) for key, results in played.items()}
-    section.tables = [Table("events committed", _rows(played, rates, long)), Table("each call waits", _mode_rows(modes))]
+    section.tables = [
+        Table("events committed", _rows(played, rates, long)),
+        Table("each call waits", _mode_rows(modes)),
+    ]
     section.goals = _goals(rates, long, modes)
     section.charts = [_chart(rates)]
     return section

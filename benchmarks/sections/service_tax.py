@@ -98,7 +98,9 @@ def _play(section: Section, command: List[str], rounds: int, seconds: float) -> 
     return found
 
 
-def _start(section: Section, command: List[str], service: Service, contest: Contest, stack: Any) -> Dict[str, WebServer]:
+def _start(
+    section: Section, command: List[str], service: Service, contest: Contest, stack: Any
+) -> Dict[str, WebServer]:
     """All variants that are possible here, started beside each other and then stopped."""
     servers: Dict[str, WebServer] = {}
     for key, variant in VARIANTS.items():

@@ -34,9 +34,9 @@ def run(size: Size) -> Section:
     rounds, seconds = size.pick(1, 2, 5), size.pick(1.0, 3.0, 10.0)
     section = Section(
         NAME,
-        f"importing in a new process; recording {EVENTS:,} events as fast as it can and leaving the program; recording "
-        f"{RATE:,.0f} events/s for {seconds:g} s and SIGKILL. {rounds} interleaved rounds. Kept is what has arrived at the "
-        "sink, and for ours what a new start finds in the spool.",
+        f"importing in a new process; recording {EVENTS:,} events as fast as it can and leaving the program; "
+        f"recording {RATE:,.0f} events/s for {seconds:g} s and SIGKILL. {rounds} interleaved rounds. Kept is what has "
+        "arrived at the sink, and for ours what a new start finds in the spool.",
         "SIGTERM without a handler, which ends Python like SIGKILL; a service that is away at the end.",
     )
     imports = _imports(size.pick(5, 10, 30))
@@ -62,8 +62,14 @@ def run(size: Size) -> Section:
         Goal("import, beyond requests", imports["x402tools"] - imports["requests"], 20.0, False, "ms"),
         Goal("exit after 10,000 events", ours["exit s"], 0.3, False, "s"),
         Goal("lost by leaving", ours["lost"], 0, False, "events"),
-        Goal("lost by SIGKILL, \"interval\" / segment", ratio(share["ours"], share.get("segment")), 1.0, False, is_ratio=True),
-        Goal("lost by SIGKILL, \"commit\"", _summary(kills["commit"])["lost"], 0, False, "events"),
+        Goal(
+            'lost by SIGKILL, "interval" / segment',
+            ratio(share["ours"], share.get("segment")),
+            1.0,
+            False,
+            is_ratio=True,
+        ),
+        Goal('lost by SIGKILL, "commit"', _summary(kills["commit"])["lost"], 0, False, "events"),
     ]
     return section
 

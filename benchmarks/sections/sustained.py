@@ -26,8 +26,8 @@ def run(size: Size) -> Section:
     section = Section(
         NAME,
         f"{RATE:,.0f} events/s for {seconds:g} s beside a main thread that never rests, {GROUPS:,} groups, delivered "
-        f"coalesced. Before it what metering costs: {rounds} interleaved rounds of {requests:,} requests of equal work, "
-        "with and without it, nobody delivering; CPU of all threads.",
+        f"coalesced. Before it what metering costs: {rounds} interleaved rounds of {requests:,} requests of equal "
+        "work, with and without it, nobody delivering; CPU of all threads.",
         "several services on one machine; hours. The full five minutes are run with --full.",
     )
     there = coalescing.is_there()
