@@ -10,8 +10,8 @@ from xml.sax.saxutils import escape
 from benchmarks.report.model import LIMIT, OURS, Chart, Series
 from benchmarks.report.words import number
 
-WIDTH, HEIGHT = 860, 430
-LEFT, RIGHT, TOP, BOTTOM = 80, 250, 50, 60
+WIDTH, HEIGHT = 900, 430
+LEFT, RIGHT, TOP, BOTTOM = 80, 290, 50, 60
 BAR = 26  # height of a bar with its gap
 LABELS = 290  # width left of the bars
 OURS_COLOUR = "#c2410c"

@@ -53,7 +53,7 @@ def run(size: Size) -> Section:
         "microseconds of one call with 3 metadata keys, while spool and flusher work; the sink answers at once, so "
         f"that a delivering thread is always busy. {rounds} interleaved rounds of {seconds:g} s after one to warm up.",
         "a service that does other work between the calls (see service-tax), coalescing, and what a peer's own "
-        "agent or broker costs elsewhere: OpenTelemetry's exporter only counts here, and Kafka's broker is in its client.",
+        "agent or broker costs elsewhere: OpenTelemetry's exporter only counts here, Kafka's broker is in its client.",
     )
     with Service() as service, Contest() as contest:
         for key in [*CONTESTANTS, SLOWEST]:
