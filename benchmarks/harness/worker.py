@@ -21,15 +21,12 @@ class ContestantError(Exception):
 
 
 class Worker:
-    """A contestant's process; a context manager.
+    """A contestant's process; a context manager. `made` has to be called before anything else, unless it is entered.
 
     Args:
         contestant: where its class is, "benchmarks.peers.calling:Caller".
         options: what it is made from.
         python: the interpreter, when it is to be another environment's.
-
-    Raises:
-        ContestantError: it cannot be made; says why.
     """
 
     def __init__(self, contestant: str, options: Dict[str, Any], python: Optional[str] = None) -> None:
@@ -43,8 +40,15 @@ class Worker:
             text=True,
             env=environment,
         )
+
+    def made(self) -> None:
+        """Waits until the contestant has been made.
+
+        Raises:
+            ContestantError: it cannot be made; says why.
+        """
         try:
-            self.made: Any = self._answer()
+            self._answer()
         except ContestantError:
             self.close()
             raise
@@ -94,6 +98,7 @@ class Worker:
         return answer["result"]
 
     def __enter__(self) -> Worker:
+        self.made()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -21,6 +21,7 @@ class Poster:
             self._senders: List[senders.Send] = [make(url)] * count
         else:
             self._senders = [make(url) for _ in range(count)]
+        self._total = 0
 
     def round(self, posts: int = 0, seconds: float = 0.0, spins: bool = False) -> Dict[str, Any]:
         """Sends so many POSTs, or for so many seconds; the main thread computes meanwhile when `spins`."""
@@ -51,7 +52,8 @@ class Poster:
         used = usage.stop()
         if failures:
             raise failures[0]
-        return {"posts": sum(sent), "turns": turns, **used}
+        self._total += sum(sent)
+        return {"posts": sum(sent), "total": self._total, "turns": turns, **used}
 
 
 class Buffered:
@@ -68,7 +70,7 @@ class Buffered:
         record = self._recorder.client.record_usage
         before = self._recorder.buffer.stats().delivered.events
         # With a time instead of a number: more than can be delivered in it, recorded before the time begins.
-        wanted = posts or int(seconds * 4000)
+        wanted = posts or int(seconds * 3000)
         usage = Usage()
         for number in range(wanted):
             record(events.ENVELOPE, 1, self._metadata[number % events.USERS])
@@ -81,7 +83,8 @@ class Buffered:
         else:
             time.sleep(seconds)
         used = usage.stop()
-        return {"posts": self._recorder.buffer.stats().delivered.events - before, "turns": turns, **used}
+        total = self._recorder.buffer.stats().delivered.events
+        return {"posts": total - before, "total": total, "turns": turns, **used}
 
     def flush(self) -> bool:
         """Waits until all is delivered."""

@@ -197,7 +197,7 @@ class OpenTelemetry(Recorder):
         return {"accepted": None, "dropped": None, "delivered": self._exported}
 
     def close(self) -> None:
-        self.provider.shutdown()  # type: ignore[no-untyped-call]
+        self.provider.shutdown()
 
 
 class Kafka(Recorder):

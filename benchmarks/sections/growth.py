@@ -75,7 +75,7 @@ def fitted_power(curve: Curve) -> float:
     xs, ys = [math.log(x) for x in curve], [math.log(max(y, 1e-9)) for y in curve.values()]
     middle_x, middle_y = sum(xs) / len(xs), sum(ys) / len(ys)
     above = sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys))
-    return above / sum((x - middle_x) ** 2 for x in xs)
+    return above / math.fsum((x - middle_x) ** 2 for x in xs)
 
 
 def _decades(first: int, last: int) -> Sequence[int]:
@@ -83,15 +83,14 @@ def _decades(first: int, last: int) -> Sequence[int]:
 
 
 def _cost(results: List[Dict[str, Any]]) -> float:
-    return sum(one["cpu"] for one in results) / sum(one["events"] for one in results) * 1e6
+    return float(sum(one["cpu"] for one in results) / sum(one["events"] for one in results) * 1e6)
 
 
 def _pending(steps: Sequence[int], rounds: int) -> Curve:
     """With so many in the spool, 20,000 more."""
     curve: Curve = {}
     with Contest() as contest:
-        worker = contest.enter("ours", STORER, {"peer": "ours", "folder": contest.folder()})
-        assert worker is not None
+        worker = contest.one("ours", STORER, {"peer": "ours", "folder": contest.folder()})
         stored = 0
         for step in steps:
             stored = worker.call("round", count=max(step - stored, 0))["stored"]
@@ -108,8 +107,7 @@ def _groups(steps: Sequence[int], rounds: int) -> Curve:
             with Contest() as contest:
                 buffer = {"coalesce": True, "coalesce_window": 1.0, "on_queue_full": "block"}
                 options = {"peer": "ours", "url": service.url(f"groups-{groups}"), "groups": groups, "buffer": buffer}
-                worker = contest.enter("ours", RECORDING, {**options, "folder": contest.folder()})
-                assert worker is not None
+                worker = contest.one("ours", RECORDING, {**options, "folder": contest.folder()})
                 curve[groups] = median(_until_settled(worker, 50_000, patience=60.0) for _ in range(rounds))
     return curve
 
@@ -129,8 +127,7 @@ def _threads(steps: Sequence[int], size: Size) -> Curve:
         with Contest() as contest:
             buffer = {"deliver": False, "on_queue_full": "block"}
             options = {"peer": "ours", "url": "http://127.0.0.1:9/none", "folder": contest.folder(), "buffer": buffer}
-            worker = contest.enter("ours", RECORDING, options)
-            assert worker is not None
+            worker = contest.one("ours", RECORDING, options)
             curve[threads] = _until_settled(worker, count // threads, threads)
     return curve
 
@@ -143,6 +140,7 @@ def _processes(steps: Sequence[int], size: Size) -> Curve:
             folder = contest.folder()
             for number in range(processes):
                 contest.enter(str(number), STORER, {"peer": "ours", "folder": folder})
+            contest.ready()
             for worker in contest.workers.values():
                 worker.send("round", count=size.pick(20_000, 50_000, 100_000))
             curve[processes] = _cost([worker.receive() for worker in contest.workers.values()])
@@ -154,8 +152,7 @@ def _metadata(steps: Sequence[int], rounds: int, size: Size) -> Curve:
     curve: Curve = {}
     for keys in steps:
         with Contest() as contest:
-            worker = contest.enter("ours", STORER, {"peer": "ours", "folder": contest.folder(), "keys": keys})
-            assert worker is not None
+            worker = contest.one("ours", STORER, {"peer": "ours", "folder": contest.folder(), "keys": keys})
             count = size.pick(5000, 20_000, 50_000)
             curve[keys] = median(_cost([worker.call("round", count=count)]) for _ in range(rounds))
     return curve

@@ -46,7 +46,7 @@ KINDS = {
 
 def run(size: Size) -> Section:
     """The section."""
-    rounds = size.pick(2, 4, 10)
+    rounds = size.pick(2, 3, 10)
     seconds = size.pick(0.25, 0.75, 2.0)
     section = Section(
         NAME,
@@ -59,6 +59,7 @@ def run(size: Size) -> Section:
         for key in [*CONTESTANTS, SLOWEST]:
             options = {"peer": key, "url": service.url(key), "folder": contest.folder()}
             contest.enter(key, CALLER, options, requires=REQUIRES.get(key))
+        contest.ready()
         found = {name: _play(contest, kind, rounds, seconds) for name, kind in KINDS.items()}
         accounts = {key: worker.call("settle", seconds=_patience(key)) for key, worker in contest.workers.items()}
         for key, worker in contest.workers.items():
@@ -79,14 +80,14 @@ def _patience(key: str) -> float:
 
 
 def _play(contest: Contest, kind: Kind, rounds: int, seconds: float) -> Dict[str, List[int]]:
-    def play(key: str, worker: Any) -> List[int]:
+    def play(key: str, worker: Any, part: float) -> List[int]:
         rate = kind.rate if key != SLOWEST else 400.0
-        count = int(rate * seconds)
+        count = int(rate * seconds * part)
         result = worker.call("round", calls=count, threads=kind.threads, rate=rate, burst=kind.burst)
         return result["nanoseconds"]  # type: ignore[no-any-return]
 
-    results = contest.rounds(rounds + 1, play)
-    return {key: [value for one in played[1:] for value in one] for key, played in results.items()}
+    results = contest.rounds(rounds, play)
+    return {key: [value for one in played for value in one] for key, played in results.items()}
 
 
 def _rows(found: Dict[str, List[int]]) -> List[Row]:

@@ -10,7 +10,7 @@ from benchmarks.harness.contest import Contest
 from benchmarks.harness.figures import median
 from benchmarks.harness.service import Service
 from benchmarks.harness.size import Size
-from benchmarks.harness.webserver import NotServing, WebServer, drive, has_wrk
+from benchmarks.harness.webserver import NotServing, WebServer, drive, has_wrk, warm_up
 from benchmarks.peers import catalogue
 from benchmarks.peers.recorders import REQUIRES
 from benchmarks.report.model import LIMIT, OURS, PEER, Chart, Goal, Row, Section, Series, Table
@@ -19,6 +19,7 @@ from benchmarks.sections import coalescing
 NAME = "service-tax"
 DELIVERER = "benchmarks.peers.recording:Recording"
 CONNECTIONS = 16
+WARM_UP = 0.3  # seconds
 PATH = "/items/17"
 
 
@@ -53,7 +54,7 @@ Found = Dict[str, List[Dict[str, Any]]]
 
 def run(size: Size) -> Section:
     """The section."""
-    rounds, seconds = size.pick(1, 3, 8), size.pick(1.0, 3.0, 10.0)
+    rounds, seconds = size.pick(1, 3, 8), size.pick(1.0, 2.0, 10.0)
     driver = "wrk" if has_wrk() else "harness/load.py (wrk is not installed), which takes a core for itself"
     section = Section(
         NAME,
@@ -88,10 +89,11 @@ def _play(section: Section, command: List[str], rounds: int, seconds: float) -> 
         for number in range(rounds + 1):
             for key in list(servers) if number % 2 else reversed(list(servers)):
                 servers[key].resume()
-                driven = drive(servers[key], seconds if number else min(seconds, 1.0), CONNECTIONS)
-                servers[key].pause()
                 if number:
-                    found.setdefault(key, []).append(driven)
+                    found.setdefault(key, []).append(drive(servers[key], seconds, CONNECTIONS))
+                else:
+                    warm_up(servers[key], WARM_UP, CONNECTIONS)
+                servers[key].pause()
         tallies = service.report()["tallies"]
     for key, results in found.items():
         results[-1]["arrived"] = tallies.get(key, {}).get("posts")
@@ -115,6 +117,7 @@ def _start(
         servers[key] = stack.enter_context(WebServer(command, environment, PATH))
         if key == "elsewhere":
             contest.enter(key, DELIVERER, {**options, "peer": "ours", "buffer": {}})
+    contest.ready()
     for key in list(servers):
         try:
             servers[key].wait()

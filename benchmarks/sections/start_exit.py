@@ -39,7 +39,7 @@ def run(size: Size) -> Section:
         "arrived at the sink, and for ours what a new start finds in the spool.",
         "SIGTERM without a handler, which ends Python like SIGKILL; a service that is away at the end.",
     )
-    imports = _imports(size.pick(5, 10, 30))
+    imports = _imports(size.pick(3, 10, 30))
     exits: Dict[str, List[Dict[str, float]]] = {}
     kills: Dict[str, List[Dict[str, float]]] = {}
     for _ in range(rounds):
@@ -97,10 +97,12 @@ def _options(key: str, url: str, folder: str) -> Dict[str, Any]:
 def _leave(key: str, section: Section) -> Optional[Dict[str, float]]:
     with Service() as service, Contest() as contest:
         folder = contest.folder()
-        worker = contest.enter(key, RECORDING, _options(key, service.url(key), folder), requires=REQUIRES.get(key))
+        contest.enter(key, RECORDING, _options(key, service.url(key), folder), requires=REQUIRES.get(key))
+        contest.ready()
         section.missing.update(contest.missing)
-        if worker is None:
+        if key not in contest.workers:
             return None
+        worker = contest.workers[key]
         recorded = worker.call("record", count=EVENTS)["events"]
         begin = time.monotonic()
         contest.workers.pop(key).close()
@@ -113,9 +115,11 @@ def _kill(key: str, seconds: float) -> Optional[Dict[str, float]]:
     with Service() as service, Contest() as contest:
         folder = contest.folder()
         options = _options(key, service.url(key), folder)
-        worker = contest.enter(key, RECORDING, options, requires=REQUIRES.get(key))
-        if worker is None:
+        contest.enter(key, RECORDING, options, requires=REQUIRES.get(key))
+        contest.ready()
+        if key not in contest.workers:
             return None
+        worker = contest.workers[key]
         worker.send("record", seconds=600.0, rate=RATE)
         deadline = time.monotonic() + seconds * 20
         while returned(options["progress"]) < RATE * seconds and time.monotonic() < deadline:
@@ -130,8 +134,7 @@ def _kill(key: str, seconds: float) -> Optional[Dict[str, float]]:
 def _in_the_books(contest: Contest, folder: str, url: str) -> int:
     """Events that a new start on the same spool knows of, delivered or pending."""
     options = {"peer": "ours", "url": url, "folder": folder, "buffer": {"deliver": False}}
-    worker = contest.enter("restart", RECORDING, options)
-    assert worker is not None
+    worker = contest.one("restart", RECORDING, options)
     return int(worker.call("settle", seconds=0.0)["accepted"])
 
 

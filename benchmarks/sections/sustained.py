@@ -15,14 +15,14 @@ NAME = "sustained"
 RECORDING = "benchmarks.peers.recording:Recording"
 RATE = 5000.0
 GROUPS = 1000
-WORK = 3000  # numbers added up: about a fifth of a millisecond, as long as one of 5,000 requests has
+WORK = 7000  # numbers added up: about a fifth of a millisecond, as long as one of 5,000 requests has
 SAMPLES = 40
 
 
 def run(size: Size) -> Section:
     """The section."""
     seconds, rounds = size.pick(5.0, 40.0, 300.0), size.pick(2, 4, 8)
-    requests = size.pick(1500, 5000, 20_000)
+    requests = size.pick(2500, 5000, 20_000)
     section = Section(
         NAME,
         f"{RATE:,.0f} events/s for {seconds:g} s beside a main thread that never rests, {GROUPS:,} groups, delivered "
@@ -77,8 +77,7 @@ def _share(rounds: int, requests: int) -> Dict[str, float]:
     """Per cent of a core that metering takes at RATE: what it adds to the CPU of a request, times requests a second."""
     with Contest() as contest:
         options = {"peer": "ours", "url": "http://127.0.0.1:9/none", "folder": contest.folder()}
-        worker = contest.enter("ours", RECORDING, {**options, "buffer": {"deliver": False}})
-        assert worker is not None
+        worker = contest.one("ours", RECORDING, {**options, "buffer": {"deliver": False}})
         found: Dict[bool, List[float]] = {True: [], False: []}
         for number in range(rounds + 1):
             for metered in (True, False) if number % 2 else (False, True):
@@ -93,8 +92,7 @@ def _serve(seconds: float, there: bool) -> Dict[str, Any]:
     buffer: Dict[str, Any] = {"coalesce": True, "coalesce_window": 0.5} if there else {}
     with Service() as service, Contest() as contest:
         options = {"peer": "ours", "url": service.url("ours"), "groups": GROUPS, "folder": contest.folder()}
-        worker = contest.enter("ours", RECORDING, {**options, "buffer": buffer})
-        assert worker is not None
+        worker = contest.one("ours", RECORDING, {**options, "buffer": buffer})
         served: Dict[str, Any] = worker.call("serve", seconds=seconds, rate=RATE, work=WORK, samples=SAMPLES)
         # Coalesced, the rest is delivered in a moment; otherwise what is pending is in the ledger.
         account = worker.call("settle", seconds=10.0 if there else 0.0)
