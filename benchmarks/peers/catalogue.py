@@ -65,7 +65,7 @@ def reason(distribution: str) -> str:
 def versions() -> Dict[str, str]:
     """Of all that is here."""
     found: Dict[str, str] = {}
-    for distribution in MODULES:
+    for distribution in ("x402tools", *MODULES):
         try:
             found[distribution] = metadata.version(distribution)
         except metadata.PackageNotFoundError:

@@ -42,7 +42,7 @@ def run(size: Size) -> Section:
         "bounds the rates on loopback, so there the CPU per POST says more.",
     )
     loopback = _play(section, 0.0, 8, 1, size.pick(200, 600, 5000), rounds)
-    near = _play(section, 0.02, 64, 64, size.pick(400, 1200, 10_000), rounds)
+    near = _play(section, 0.02, 64, 64, size.pick(400, 1600, 10_000), rounds)
     far = _play(section, 0.05, 8, 8, size.pick(40, 160, 2000), rounds)
     beside = _beside(section, size.pick(0.4, 1.0, 4.0), rounds)
     for title, found in (
