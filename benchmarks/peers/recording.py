@@ -141,16 +141,30 @@ class Recording:
                 ages.append(stats().oldest_pending_age or 0.0)
         return {"events": number, "memory": memory, "ages": ages, **usage.stop()}
 
-    def request_loop(self, requests: int, work: int, metered: bool) -> Dict[str, Any]:
-        """So many requests of so much work, each recorded or not; the CPU of all threads, until all is stored."""
-        call, metadata = self._recorder.call, self._metadata
-        usage = Usage()
-        for number in range(requests):
-            sum(range(work))
-            if metered:
+    def metering(self, seconds: float, rate: float, work: int) -> Dict[str, float]:
+        """A service that computes all the time and records at a pace; what of its CPU the metering takes.
+
+        Measured by the CPU clocks of the threads, because the work beside it varies by more than the metering costs.
+
+        Returns:
+            CPU microseconds of an event: in the calls (with the clock's own time) and in all other threads.
+        """
+        call, metadata, clock = self._recorder.call, self._metadata, time.thread_time_ns
+        in_calls, number, begin = 0, 0, time.monotonic()
+        process, main = time.process_time(), time.thread_time()
+        while True:
+            now = time.monotonic() - begin
+            if now > seconds:
+                break
+            while number < now * rate:
+                before = clock()
                 call(events.ENVELOPE, 1, metadata[number % len(metadata)])
+                in_calls += clock() - before
+                number += 1
+            sum(range(work))
         self._recorder.settle(0.0)
-        return usage.stop()
+        elsewhere = (time.process_time() - process) - (time.thread_time() - main)
+        return {"calls": in_calls / number / 1000, "threads": elsewhere / number * 1e6}
 
 
 def new_progress(folder: str) -> str:
