@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import re
 import selectors
 import socket
 import time
@@ -25,6 +26,7 @@ def run_load(host: str, port: int, request: bytes, connections: int, seconds: fl
     """
     selector = selectors.DefaultSelector()
     started: Dict[socket.socket, float] = {}
+    pieces: Dict[socket.socket, bytes] = {}  # answers of which a part is here
     clock = time.perf_counter
     for _ in range(connections):
         connection = socket.create_connection((host, port), timeout=10)
@@ -40,9 +42,13 @@ def run_load(host: str, port: int, request: bytes, connections: int, seconds: fl
     while clock() < end:
         for key, _ in selector.select(1.0):
             connection = key.fileobj  # type: ignore[assignment]
-            answer = connection.recv(65_536)
-            if not answer:
+            piece = connection.recv(65_536)
+            if not piece:
                 raise ConnectionError("the server closed a connection under load")
+            answer = pieces.pop(connection, b"") + piece
+            if not is_complete(answer):
+                pieces[connection] = answer
+                continue
             now = clock()
             latencies.append((now - started[connection]) * 1e6)
             if answer[9:10] != b"2":
@@ -53,6 +59,21 @@ def run_load(host: str, port: int, request: bytes, connections: int, seconds: fl
     for key in list(selector.get_map().values()):
         key.fileobj.close()  # type: ignore[union-attr]
     return {"requests": len(latencies), "seconds": took, "errors": errors, "latencies": latencies}
+
+
+def is_complete(answer: bytes) -> bool:
+    """Whether head and body are here: web servers send them in two pieces.
+
+    Raises:
+        ValueError: the answer has no Content-Length; others are not understood here.
+    """
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    found = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"an answer without Content-Length: {head[:200]!r}")
+    return len(body) >= int(found.group(1))
 
 
 def post_request(path: str, body: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Dict
 
 import pytest
 
+from benchmarks.harness.load import is_complete, post_request, run_load
 from benchmarks.harness.service import Service
 from benchmarks.harness.worker import ContestantError, Worker
 from benchmarks.peers import catalogue
@@ -84,10 +85,33 @@ def test_the_sink_counts_each_contestant_apart_and_a_repeated_key_once() -> None
     assert tallies["posthog"]["events"] == 1
 
 
+def test_the_load_generator_waits_for_the_whole_answer() -> None:
+    """Head and body may come in two pieces, in any case of letters."""
+    head, body = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", b"true"
+
+    complete = [is_complete((head + body)[:length]) for length in range(len(head + body) + 1)]
+
+    assert complete == [False] * len(head + body) + [True]
+
+
+def test_the_load_generator_counts_what_the_sink_counts() -> None:
+    """Each request answered once; those under way at the end are the sink's alone."""
+    request = post_request("/load/usage", b'{"envelopeId": "env_1", "amount": 1}')
+    with Service() as service:
+        loaded = run_load("127.0.0.1", service.port, request, connections=3, seconds=0.2)
+        tally = service.tally("load")
+
+    assert loaded["errors"] == 0
+    assert 0 <= tally["posts"] - loaded["requests"] <= 3
+    assert len(loaded["latencies"]) == loaded["requests"] > 0
+
+
 def test_a_contestant_that_cannot_be_made_says_why() -> None:
     """The reason comes from its own process."""
+    worker = Worker("benchmarks.peers.calling:Caller", {"peer": "nobody", "folder": "", "url": ""})
+
     with pytest.raises(ContestantError, match="KeyError"):
-        Worker("benchmarks.peers.calling:Caller", {"peer": "nobody", "folder": "", "url": ""})
+        worker.made()
 
 
 def test_a_killed_contestant_is_noticed() -> None:
