@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Any, Dict, Optional
@@ -68,6 +69,14 @@ class Worker:
         """The result of the method called by `send`."""
         return self._answer()
 
+    def pause(self) -> None:
+        """Stops the process where it is (SIGSTOP)."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it run again."""
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
@@ -77,6 +86,7 @@ class Worker:
         """Ends the process as a program ends: its exit handlers run. Kills it when that takes over a minute."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.resume()  # a stopped process would not notice
         try:
             self.process.stdin.close()
         except BrokenPipeError:

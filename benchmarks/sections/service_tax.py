@@ -11,6 +11,7 @@ from benchmarks.harness.figures import median
 from benchmarks.harness.service import Service
 from benchmarks.harness.size import Size
 from benchmarks.harness.webserver import NotServing, WebServer, drive, has_wrk, warm_up
+from benchmarks.harness.worker import Worker
 from benchmarks.peers import catalogue
 from benchmarks.peers.recorders import REQUIRES
 from benchmarks.report.model import LIMIT, OURS, PEER, Chart, Goal, Row, Section, Series, Table
@@ -88,12 +89,12 @@ def _play(section: Section, command: List[str], rounds: int, seconds: float) -> 
         servers = _start(section, command, service, contest, stack)
         for number in range(rounds + 1):
             for key in list(servers) if number % 2 else reversed(list(servers)):
-                servers[key].resume()
+                _for_each(servers[key], contest.workers.get(key), "resume")
                 if number:
                     found.setdefault(key, []).append(drive(servers[key], seconds, CONNECTIONS))
                 else:
                     warm_up(servers[key], WARM_UP, CONNECTIONS)
-                servers[key].pause()
+                _for_each(servers[key], contest.workers.get(key), "pause")
         tallies = service.report()["tallies"]
     for key, results in found.items():
         results[-1]["arrived"] = tallies.get(key, {}).get("posts")
@@ -121,11 +122,18 @@ def _start(
     for key in list(servers):
         try:
             servers[key].wait()
-            servers[key].pause()
+            _for_each(servers[key], contest.workers.get(key), "pause")
         except NotServing as error:
             section.missing[key] = str(error)
             del servers[key]
     return servers
+
+
+def _for_each(server: WebServer, deliverer: Optional[Worker], step: str) -> None:
+    """Stops or resumes the service and who delivers for it together: a stopped process may hold the spool's lock."""
+    for process in (server, deliverer):
+        if process is not None:
+            getattr(process, step)()
 
 
 def _rows(found: Found) -> List[Row]:
