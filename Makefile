@@ -21,8 +21,8 @@ proof: $(VENV)/.installed-test ## Run what is too large for every day: 100,000 e
 demo: $(VENV)/.installed-demo ## Show the package at work against the emulator (FILE=usage.ndjson for events of your own)
 	$(RUN) x402tools.demo $(if $(FILE),--file "$(FILE)")
 
-bench: $(VENV)/.installed-demo ## Measure recording, storing and delivering on this machine (BENCH_ARGS="--quick")
-	$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+bench: ## Measure this package beside others and beside the limits, on this machine (BENCH_ARGS="--quick")
+	$$(.ci/find-python --newest) benchmarks/run.py $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint ## Check style, format, types and the oldest Python the code needs
 	$(RUN) ruff check .
@@ -45,7 +45,7 @@ build: $(VENV)/.installed-lint ## Build the sdist, and the wheel from the sdist,
 	$(RUN) build --outdir dist .
 
 clean: ## Remove everything that the other targets made
-	rm -rf $(VENV) .matrix dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
+	rm -rf $(VENV) .matrix .bench dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp an extra: a second run installs nothing unless pyproject.toml changed.

@@ -1,0 +1,1 @@
+"""Measuring: processes of their own, interleaved rounds, a sink, a load generator, the machine."""

@@ -1,0 +1,1 @@
+"""Services that are metered, as a user of the package would write them."""

@@ -1,0 +1,1 @@
+"""Showing and comparing: tables, JSON, Markdown, charts, and the check before a release."""
