@@ -264,9 +264,9 @@ GUARDS = [
     ),
     Guard(
         "the same key over all attempts",
-        "client.py",
-        'headers = {"Idempotency-Key": key or os.urandom(16).hex()} if method == "POST" else None',
-        "headers = None",
+        "_calls.py",
+        'self.headers = {"Idempotency-Key": key or os.urandom(16).hex()} if method == "POST" else None',
+        "self.headers = None",
         "tests/client/test_retries.py tests/client/test_wire.py",
     ),
     Guard(
