@@ -257,8 +257,8 @@ GUARDS = [
     ),
     Guard(
         "a bound for the size of an answer",
-        "_http.py",
-        "if size > LARGEST_ANSWER:",
+        "_reply.py",
+        "if self._size > LARGEST_ANSWER:",
         "if False:",
         "tests/client/test_answers.py",
     ),

@@ -11,12 +11,14 @@ import os
 from typing import Any, Callable, Dict, Generic, Optional, TypeVar
 
 from x402tools import _answers, _event
-from x402tools._http import Reply
+from x402tools._reply import Reply
 from x402tools.errors import APIError, NotFoundError, ValidationError
 from x402tools.models import PERIODS, ApiKey, Envelope, Usage, UsageStats
 
 Result = TypeVar("Result")
 Model = TypeVar("Model")
+
+NEEDS_A_BUFFER = "buffered=True needs a client made with buffer=UsageBuffer(...)"
 
 
 class Call(Generic[Result]):

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 
 from x402tools import _answers, _calls
 from x402tools._calls import Call, Listing, Model, Result
-from x402tools._http import Bearer, Reply, Timeouts, Transport, check_api_key, check_base_url, new_session
+from x402tools._http import Bearer, Transport, check_api_key, check_base_url, new_session
+from x402tools._reply import Reply, Timeouts
 from x402tools.errors import ValidationError
 from x402tools.models import ApiKey, Envelope, PeriodType, Usage, UsageStats
 
 if TYPE_CHECKING:
     import requests
 
+    from x402tools._aio import AsyncCalls
+    from x402tools._httpx import AsyncTransport
     from x402tools.buffer import FlushResult, UsageBuffer
 
 __all__ = ["X402Client"]
@@ -67,7 +70,7 @@ class X402Client:
         buffer: Optional[UsageBuffer] = None,
         allow_http: bool = False,
     ) -> None:
-        self._key = key = _Key(_key_provider(api_key))
+        self._key = key = _Key(api_key)
         self._allow_http = allow_http
         url = base_url if base_url is not None else os.environ.get("X402TOOLS_BASE_URL") or DEFAULT_BASE_URL
         self._timeouts = _timeouts(timeout)
@@ -78,6 +81,7 @@ class X402Client:
         url = check_base_url(url, allow_http)
         self._transport = Transport(url, bearer, session or new_session(bearer), self._timeouts)
         self._owns_session = session is None
+        self._async_transport: Optional[AsyncTransport] = None
         self._buffer = buffer
         if buffer is not None:
             buffer.attach(_Deliver(self._transport), url)
@@ -89,7 +93,7 @@ class X402Client:
 
     @api_key.setter
     def api_key(self, api_key: Union[str, Callable[[], str]]) -> None:
-        self._key.provide = _key_provider(api_key)
+        self._key.exchange(api_key)
 
     @property
     def base_url(self) -> str:
@@ -111,6 +115,14 @@ class X402Client:
     def buffer(self) -> Optional[UsageBuffer]:
         """The buffer that was given, or None."""
         return self._buffer
+
+    @property
+    def aio(self) -> AsyncCalls:
+        """Every call of this client for an event loop: `await client.aio.get_envelopes()`. Needs the extra `async`,
+        except for `record_usage` through a buffer."""
+        from x402tools._aio import AsyncCalls  # asyncio is slow to import, and most programs have no event loop
+
+        return AsyncCalls(self)
 
     # -- envelopes -----------------------------------------------------------------------------------------------
 
@@ -192,7 +204,7 @@ class X402Client:
         if buffered is not False and self._buffer is not None:
             return self._buffer.record(envelope_id, amount, metadata, idempotency_key=idempotency_key)
         if buffered:
-            raise ValidationError("buffered=True needs a client made with buffer=UsageBuffer(...)")
+            raise ValidationError(_calls.NEEDS_A_BUFFER)
         return self._perform(_calls.record_usage(envelope_id, amount, metadata, idempotency_key))
 
     def get_usage(self, envelope_id: Optional[str] = None) -> List[Usage]:
@@ -309,8 +321,12 @@ class _Key:
     """Where a client and what authenticates its requests both find the key; it may be exchanged. Apart from the client
     for the same reason as `_Deliver`."""
 
-    def __init__(self, provide: Callable[[], str]) -> None:
-        self.provide = provide
+    def __init__(self, api_key: Union[str, Callable[[], str], None]) -> None:
+        self.exchange(api_key)
+
+    def exchange(self, api_key: Union[str, Callable[[], str], None]) -> None:
+        self.provide = _key_provider(api_key)
+        self.may_wait = callable(api_key)  # the user's own code, which may ask a vault over the network
 
 
 def _key_provider(api_key: Union[str, Callable[[], str], None]) -> Callable[[], str]:
