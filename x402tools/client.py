@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from x402tools._aio import AsyncCalls
     from x402tools._httpx import AsyncTransport
+    from x402tools._metered import Meter, Metered, MeteredCall
     from x402tools.buffer import FlushResult, UsageBuffer
 
 __all__ = ["X402Client"]
@@ -221,6 +222,44 @@ class X402Client:
     def get_usage_stats(self) -> UsageStats:
         """Totals over all envelopes."""
         return self._perform(_calls.get_usage_stats())
+
+    def metered(
+        self,
+        envelope_id: Union[str, Callable[[MeteredCall], Optional[str]]],
+        *,
+        amount: Union[int, Callable[[MeteredCall], int]] = 1,
+        metadata: Union[Dict[str, Any], Callable[[MeteredCall], Optional[Dict[str, Any]]], None] = None,
+        count_errors: bool = False,
+    ) -> Metered:
+        """A decorator: each call of the function is recorded when it is over. Recording never fails the call.
+
+        For plain functions, coroutines and both kinds of generators (over when they are finished or closed). Each
+        argument is a value, or a function of the `MeteredCall`; an envelope of None leaves the call uncounted.
+
+        Args:
+            envelope_id, amount, metadata: as for `record_usage`.
+            count_errors: count calls that raised, too.
+        """
+        from x402tools._metered import Metered
+
+        return Metered(self, envelope_id, amount, metadata, count_errors)
+
+    def meter(
+        self,
+        envelope_id: Optional[str],
+        amount: int = 1,
+        metadata: Optional[Dict[str, Any]] = None,
+        *,
+        count_errors: bool = False,
+    ) -> Meter:
+        """`with client.meter(...) as usage:` (or `async with`) records the block when it ends, and never fails it.
+
+        The block may set `usage.amount`, `usage.metadata` and `usage.envelope_id`. One that raises is not recorded,
+        unless `count_errors`.
+        """
+        from x402tools._metered import Meter
+
+        return Meter(self, envelope_id, amount, metadata, count_errors)
 
     # -- API keys ------------------------------------------------------------------------------------------------
 

@@ -58,6 +58,11 @@ class Metering:
         if record is not None:
             self._recorder.store(record)
 
-    def may_wait(self) -> bool:
-        """Whether recording may take longer than an event loop should wait at this moment."""
-        return may_wait(self.client)
+    def store_on_loop(self, record: Optional[Record]) -> None:
+        """`store`, from an event loop: in a thread, and not waited for, where it might take longer than a moment."""
+        if record is not None and may_wait(self.client):
+            import asyncio  # not for those who have no event loop
+
+            asyncio.get_running_loop().run_in_executor(None, self.store, record)
+        else:
+            self.store(record)

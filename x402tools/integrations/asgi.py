@@ -119,11 +119,7 @@ class _Exchange:
         self.response.end()
         metering = self._metering
         counts = was_answered(self._request, self.response)
-        record = metering.work_out(self._request, self.response, counts)
-        if record is not None and metering.may_wait():
-            asyncio.get_running_loop().run_in_executor(None, metering.store, record)
-        else:
-            metering.store(record)
+        metering.store_on_loop(metering.work_out(self._request, self.response, counts))
 
     def _begin(self, status: int, message: Message) -> None:
         self.response.begin(status, message.get("headers") or ())
