@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, AsyncGenerator, Callable, Dict, Generator
 from x402tools._metering import (
     AmountSource,
     EnvelopeSource,
+    KeySource,
     MetadataSource,
     Record,
     Recorder,
@@ -62,10 +63,11 @@ class Metered:
         envelope_id: EnvelopeSource,
         amount: AmountSource,
         metadata: MetadataSource,
+        idempotency_key: KeySource,
         count_errors: bool,
     ) -> None:
         self._count_errors = count_errors
-        self._recorder = Recorder(client, envelope_id, amount, metadata)
+        self._recorder = Recorder(client, envelope_id, amount, metadata, idempotency_key)
 
     @property
     def failures(self) -> int:
@@ -174,6 +176,7 @@ class Meter:
         envelope_id: the envelope that pays; None leaves the block uncounted.
         amount: units of usage.
         metadata: a dict, or None.
+        idempotency_key: the key under which the block is booked once, or None for one of its own.
         failures: 1 when the block was to be counted and could not be.
     """
 
@@ -183,6 +186,7 @@ class Meter:
         envelope_id: Optional[str],
         amount: int,
         metadata: Optional[Dict[str, Any]],
+        idempotency_key: Optional[str],
         count_errors: bool,
     ) -> None:
         if envelope_id is not None:
@@ -190,8 +194,15 @@ class Meter:
         self.envelope_id = envelope_id
         self.amount = amount
         self.metadata: Optional[Dict[str, Any]] = None if metadata is None else dict(metadata)
+        self.idempotency_key = idempotency_key
         self._count_errors = count_errors
-        self._recorder = Recorder(client, lambda: self.envelope_id, lambda: self.amount, lambda: self.metadata)
+        self._recorder = Recorder(
+            client,
+            lambda: self.envelope_id,
+            lambda: self.amount,
+            lambda: self.metadata,
+            lambda: self.idempotency_key,
+        )
 
     @property
     def failures(self) -> int:
@@ -223,7 +234,7 @@ async def store_async(recorder: Recorder, record: Record) -> None:
     client = recorder.client
     if is_plain(client):
         try:
-            await client.aio.record_usage(*record)
+            await client.aio.record_usage(*record[:3], idempotency_key=record.idempotency_key)
         except Exception as error:  # noqa: BLE001 - no answer, a refusal, a missing extra: not the caller's business
             recorder.failed("recording", error)
     elif may_wait(client):

@@ -19,7 +19,8 @@ log = logging.getLogger("x402tools")
 # A value that is always the same, or a function of what happened that returns it.
 EnvelopeSource = Union[str, Callable[..., Optional[str]]]
 AmountSource = Union[int, Callable[..., int]]
-MetadataSource = Union[None, Dict[str, Any], Callable[..., Optional[Dict[str, Any]]]]
+MetadataSource = Union[Dict[str, Any], Callable[..., Optional[Dict[str, Any]]], None]
+KeySource = Optional[Callable[..., Optional[str]]]
 Condition = Callable[..., bool]
 
 
@@ -29,6 +30,7 @@ class Record(NamedTuple):
     envelope_id: str
     amount: int
     metadata: Optional[Dict[str, Any]]
+    idempotency_key: Optional[str]
 
 
 class Recorder:
@@ -42,6 +44,7 @@ class Recorder:
         envelope_id: the envelope that pays, or a function of what happened; one that returns None leaves it uncounted.
         amount: units of usage, or a function.
         metadata: a dict, or a function that returns one or None.
+        idempotency_key: a function that returns the key under which it is booked once, however often it is recorded.
         count: tells what counts; one that returns something false leaves it uncounted.
 
     Raises:
@@ -54,12 +57,12 @@ class Recorder:
         envelope_id: EnvelopeSource,
         amount: AmountSource = 1,
         metadata: MetadataSource = None,
+        idempotency_key: KeySource = None,
         count: Optional[Condition] = None,
     ) -> None:
         check_recordable(envelope_id, amount, metadata)
-        for argument, source in (("envelope_id", envelope_id), ("amount", amount), ("metadata", metadata)):
-            _refuse_asynchronous(argument, source)
-        _refuse_asynchronous("count", count)
+        if idempotency_key is not None and not callable(idempotency_key):
+            raise ValidationError("idempotency_key must be a function: what has one key is booked once")
         self.client = client
         self.failures = 0  # what was to be recorded and could not be
         self._count = count
@@ -67,7 +70,10 @@ class Recorder:
             ("envelope_id", envelope_id),
             ("amount", amount),
             ("metadata", metadata),
+            ("idempotency_key", idempotency_key),
         )
+        for argument, source in (*self._sources, ("count", count)):
+            _refuse_asynchronous(argument, source)
         self._kinds: Set[Tuple[str, str]] = set()
         self._lock = threading.Lock()  # guards failures and _kinds; never taken unless something fails
 
@@ -96,7 +102,7 @@ class Recorder:
     def store(self, record: Record) -> Optional[Usage]:
         """Hands it to the client; None when that failed."""
         try:
-            return self.client.record_usage(*record)
+            return self.client.record_usage(*record[:3], idempotency_key=record.idempotency_key)
         except Exception as error:  # noqa: BLE001 - bad values, a closed or full buffer, no answer without a buffer
             self.failed("recording", error)
             return None

@@ -229,6 +229,7 @@ class X402Client:
         *,
         amount: Union[int, Callable[[MeteredCall], int]] = 1,
         metadata: Union[Dict[str, Any], Callable[[MeteredCall], Optional[Dict[str, Any]]], None] = None,
+        idempotency_key: Optional[Callable[[MeteredCall], Optional[str]]] = None,
         count_errors: bool = False,
     ) -> Metered:
         """A decorator: each call of the function is recorded when it is over. Recording never fails the call.
@@ -237,12 +238,12 @@ class X402Client:
         argument is a value, or a function of the `MeteredCall`; an envelope of None leaves the call uncounted.
 
         Args:
-            envelope_id, amount, metadata: as for `record_usage`.
+            envelope_id, amount, metadata, idempotency_key: as for `record_usage`.
             count_errors: count calls that raised, too.
         """
         from x402tools._metered import Metered
 
-        return Metered(self, envelope_id, amount, metadata, count_errors)
+        return Metered(self, envelope_id, amount, metadata, idempotency_key, count_errors)
 
     def meter(
         self,
@@ -250,16 +251,17 @@ class X402Client:
         amount: int = 1,
         metadata: Optional[Dict[str, Any]] = None,
         *,
+        idempotency_key: Optional[str] = None,
         count_errors: bool = False,
     ) -> Meter:
         """`with client.meter(...) as usage:` (or `async with`) records the block when it ends, and never fails it.
 
-        The block may set `usage.amount`, `usage.metadata` and `usage.envelope_id`. One that raises is not recorded,
-        unless `count_errors`.
+        The block may set `usage.amount`, `usage.metadata`, `usage.envelope_id` and `usage.idempotency_key`. One that
+        raises is not recorded, unless `count_errors`.
         """
         from x402tools._metered import Meter
 
-        return Meter(self, envelope_id, amount, metadata, count_errors)
+        return Meter(self, envelope_id, amount, metadata, idempotency_key, count_errors)
 
     # -- API keys ------------------------------------------------------------------------------------------------
 

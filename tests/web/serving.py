@@ -124,5 +124,10 @@ def logged(service: Service, path_and_status: Callable[[str], Any]) -> CounterOf
 
 def deliver_rest(service: Service, emulator: Emulator) -> None:
     """Delivers what the last processes stored and had no time to deliver."""
-    with X402Client(emulator.api_key, emulator.base_url, buffer=UsageBuffer(service.spool)) as client:
+    deliver_to(emulator, service.spool)
+
+
+def deliver_to(emulator: Emulator, spool: pathlib.Path) -> None:
+    """Delivers what is left in the spool."""
+    with X402Client(emulator.api_key, emulator.base_url, buffer=UsageBuffer(spool)) as client:
         assert client.flush(SECONDS)

@@ -17,6 +17,8 @@ class Metering:
         envelope_id: the envelope that pays, or a function; one that returns None leaves the request uncounted.
         amount: units of usage of one request, or a function.
         metadata: a dict, or a function that returns one or None.
+        idempotency_key: a function that returns the key under which the request is booked once, however often a
+            client repeats it; None gives it one of its own.
         count: a function that says whether a request counts. Default: see `x402tools.integrations`.
         allow_unbuffered: accept a client without a buffer, where that is possible at all: after each answer the
             worker waits for the service, and what the service does not take is lost.
@@ -32,6 +34,7 @@ class Metering:
         *,
         amount: Union[int, Callable[[Any, Any], int]] = 1,
         metadata: Union[Dict[str, Any], Callable[[Any, Any], Optional[Dict[str, Any]]], None] = None,
+        idempotency_key: Optional[Callable[[Any, Any], Optional[str]]] = None,
         count: Optional[Callable[[Any, Any], bool]] = None,
         allow_unbuffered: bool = False,
     ) -> None:
@@ -42,7 +45,7 @@ class Metering:
             )
         self.client = client
         self._has_rule = count is not None
-        self._recorder = Recorder(client, envelope_id, amount, metadata, count)
+        self._recorder = Recorder(client, envelope_id, amount, metadata, idempotency_key, count)
 
     @property
     def failures(self) -> int:
