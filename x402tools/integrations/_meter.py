@@ -66,6 +66,9 @@ class Metering:
         if record is not None and may_wait(self.client):
             import asyncio  # not for those who have no event loop
 
-            asyncio.get_running_loop().run_in_executor(None, self.store, record)
-        else:
-            self.store(record)
+            try:
+                asyncio.get_running_loop().run_in_executor(None, self.store, record)
+                return
+            except RuntimeError:  # another kind of loop (trio), or one at its end: waiting is better than losing it
+                pass
+        self.store(record)

@@ -21,7 +21,7 @@ app.conf.update(
         "polling_interval": 0.05,
     },
     task_ignore_result=True,
-    worker_prefetch_multiplier=1,
+    worker_prefetch_multiplier=50,  # older releases look into the folder once a second
 )
 
 
