@@ -119,6 +119,21 @@ def test_no_exception_of_httpx_hangs_on_ours(fault: Any, serve: Serve) -> None:
         assert type(error).__module__.split(".")[0] not in ("httpx", "httpcore", "h11", "anyio")
 
 
+def test_redirect_is_refused(serve: Serve) -> None:
+    """As by the synchronous calls: it is named, and nobody goes there."""
+    other = serve(always=says([]))
+    server = serve(always=answer(307, b"", {"Location": f"{other.url}/envelopes"}))
+
+    async def main() -> None:
+        async with X402Client(KEY, server.url, timeout=TIMEOUT).aio as calls:
+            await calls.record_usage("env_1", 1)
+
+    with pytest.raises(APIError, match="redirect"):
+        asyncio.run(main())
+
+    assert (len(server.requests), other.connections) == (1, 0)
+
+
 def test_record_usage_goes_through_the_buffer(emulator: Emulator, tmp_spool: pathlib.Path) -> None:
     """It returns what a buffered call returns; `flush` and `close` can be awaited; `buffered=False` waits."""
     envelope_id = emulator.create_envelope()
