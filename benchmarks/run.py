@@ -28,10 +28,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from benchmarks import setting_up  # noqa: E402 - the line above makes it importable
-from benchmarks.harness.size import Size  # noqa: E402
-from benchmarks.report import check  # noqa: E402
-from benchmarks.report.model import Section  # noqa: E402
-from benchmarks.sections import SECTIONS  # noqa: E402
+from benchmarks.harness.size import Size  # noqa: E402 - the folder above is on the path only now
+from benchmarks.report import check  # noqa: E402 - the folder above is on the path only now
+from benchmarks.report.model import Section  # noqa: E402 - the folder above is on the path only now
+from benchmarks.sections import SECTIONS  # noqa: E402 - the folder above is on the path only now
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -8,10 +8,10 @@ import time
 from contextlib import closing
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Dict, Generator, Iterator, Mapping, Optional, TypeVar
+from typing import Any, AsyncGenerator, Callable, Dict, Generator, Iterator, Mapping, Optional, TypeVar
 
-from x402tools._http import Reply
-from x402tools._json_stream import objects, refuse_constant
+from x402tools._json_stream import ListReader, objects, refuse_constant
+from x402tools._reply import Reply
 from x402tools.errors import EXCERPT_LENGTH, APIError, error_for_status
 
 Model = TypeVar("Model")
@@ -69,6 +69,23 @@ def members(
                 yield build(data)
         except _NONSENSE as error:
             raise unexpected(reply, error) from None
+
+
+async def members_as_they_come(
+    reply: Reply, pieces: AsyncGenerator[bytes, None], build: Callable[[Dict[str, Any]], Model]
+) -> AsyncGenerator[Model, None]:
+    """`members`, from pieces that are awaited."""
+    reader = ListReader()
+    try:
+        async for piece in pieces:
+            for data in reader.feed(piece):
+                yield build(data)
+        for data in reader.end():
+            yield build(data)
+    except _NONSENSE as error:
+        raise unexpected(reply, error) from None
+    finally:
+        await pieces.aclose()
 
 
 def unexpected(reply: Reply, error: Exception) -> APIError:

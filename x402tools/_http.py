@@ -8,17 +8,19 @@ host), keep cookies, read a body of any size, and put the API key into the text 
 from __future__ import annotations
 
 import http.cookiejar
+import os
 import socket
 import ssl
 import time
 from contextlib import closing
 from http.client import HTTPException, IncompleteRead
-from typing import Any, Callable, Dict, Generator, Iterator, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, Iterator, NamedTuple, Optional, Tuple, Union
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.exceptions import ConnectTimeoutError, LocationValueError, NewConnectionError, ProxyError
 from urllib3.exceptions import HTTPError as Urllib3Error
 from urllib3.exceptions import SSLError as Urllib3SSLError
@@ -26,6 +28,7 @@ from urllib3.exceptions import TimeoutError as Urllib3Timeout
 from urllib3.util import Timeout as Urllib3Timeouts
 
 from x402tools import _process
+from x402tools._reply import JSON_HEADERS, Body, Pace, Reply, Timeouts, Translated, redirect_refused
 from x402tools._timely import TimelyAdapter
 from x402tools.errors import (
     APIConnectionError,
@@ -33,35 +36,23 @@ from x402tools.errors import (
     APITimeoutError,
     AuthenticationError,
     ValidationError,
-    X402Error,
 )
 
-# No single answer of this API comes near it; lists are read as a stream and are not limited by it.
-LARGEST_ANSWER = 1024 * 1024  # bytes, after decompression
 _PIECE = 64 * 1024  # bytes read at a time
 _OLDER_PIECE = 4 * 1024  # and by urllib3 1.26, which unpacks a whole piece at once: up to a thousand times as much
-
-# A list may take longer than `total`, but each mebibyte of it must arrive within `total`.
-_STREAM_STRIDE = 1024 * 1024
 
 _POOL_SIZE = 64  # connections kept open: as many as a buffer may have POSTs in flight
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class Timeouts(NamedTuple):
-    """Seconds: to connect; for the head of an answer, and between two pieces of its body; for a call with retries."""
+class Route(NamedTuple):
+    """How to reach the service: the URL of a proxy, a file or folder of trusted certificates (None: trust anybody),
+    a client's own certificate (a file, or one and the file of its key), and headers for every request."""
 
-    connect: float
-    read: float
-    total: float
-
-
-class Reply(NamedTuple):
-    """A whole answer; the names of headers are case-insensitive."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    proxy: Optional[str]
+    bundle: Optional[str]
+    certificate: Union[str, Tuple[str, str], None]
+    headers: Dict[str, str]
 
 
 def check_base_url(url: object, allow_http: bool) -> str:
@@ -148,7 +139,7 @@ class Transport:
     def __init__(self, base_url: str, bearer: Bearer, session: requests.Session, timeouts: Timeouts) -> None:
         self.session = session
         self.base_url = base_url
-        self._bearer = bearer
+        self.bearer = bearer
         self._timeouts = timeouts
         self._post_template: Optional[_PostTemplate] = None
         _process.forget_after_fork(self)
@@ -200,12 +191,31 @@ class Transport:
             template = self._post_template
             if template is None:
                 template = self._post_template = _PostTemplate(self.session, self.base_url + "/usage")
-            headers = {"Authorization": self._bearer.header(), "Idempotency-Key": key}
+            headers = {"Authorization": self.bearer.header(), "Idempotency-Key": key}
             with closing(template.send(body, headers, self._timeouts)) as raw:
                 _refuse_redirect(raw)
                 if 200 <= raw.status < 300:
                     return _without_body(raw, deadline)
                 return _whole(raw, deadline)
+
+    def route(self) -> Route:
+        """The way to the service as the session and the environment have it, for another library to take.
+
+        Raises:
+            APIConnectionError: a bundle of certificates is not there, or the host cannot be one.
+        """
+        host = urlsplit(self.base_url).hostname or ""
+        if any(not 0 < len(label) < 64 for label in host.split(".")):
+            reason = "the request cannot be sent: base_url names a host that cannot be"
+            raise APIConnectionError(reason, retryable=False, maybe_processed=False)
+        with _translated():
+            settings = _settings(self.session, self.base_url)
+            verify = settings["verify"]
+            bundle = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
+            if bundle and not os.path.exists(bundle):
+                raise APIConnectionError(f"there is no bundle of certificates at {bundle}", retryable=False)
+            proxy = select_proxy(self.base_url, settings["proxies"])
+            return Route(proxy, bundle or None, settings["cert"], _as_text(self.session.headers))
 
     def move(self, base_url: str) -> None:
         """Sends to another base URL from now on."""
@@ -240,7 +250,7 @@ class Transport:
         url = self.base_url + path
         request = self.session.prepare_request(
             requests.Request(
-                method, url, params=query, data=body, headers={**_JSON, **(headers or {})}, auth=self._bearer
+                method, url, params=query, data=body, headers={**JSON_HEADERS, **(headers or {})}, auth=self.bearer
             )
         )
         # As a hook, it comes before the session looks where a redirect leads: that reads a body of any size.
@@ -257,17 +267,10 @@ class Transport:
 
     def _pieces(self, response: requests.Response) -> Generator[bytes, None, None]:
         with _translated(), closing(response):
-            received, deadline = 0, time.monotonic() + self._timeouts.total
+            pace = Pace(self._timeouts.total)
             for piece in _read(response.raw):
-                received += len(piece)
-                if time.monotonic() > deadline:
-                    raise APITimeoutError(f"the answer came too slowly: {received} bytes before the deadline")
-                if received >= _STREAM_STRIDE:
-                    received, deadline = 0, time.monotonic() + self._timeouts.total
+                pace.keep(piece)
                 yield piece
-
-
-_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
 class _PostTemplate:
@@ -275,7 +278,7 @@ class _PostTemplate:
 
     def __init__(self, session: requests.Session, url: str) -> None:
         # Any auth object stops requests from looking the host up in a netrc; the real one is set for each POST.
-        request = requests.Request("POST", url, data=b"", headers=_JSON, auth=lambda prepared: prepared)
+        request = requests.Request("POST", url, data=b"", headers=JSON_HEADERS, auth=lambda prepared: prepared)
         self._prepared = session.prepare_request(request)
         self._settings = _settings(session, url)
         self._adapter: Any = session.get_adapter(url)  # what it offers differs between releases of requests
@@ -325,41 +328,24 @@ def _settings(session: requests.Session, url: str) -> Dict[str, Any]:
     return {name: merged[name] for name in ("proxies", "verify", "cert")}
 
 
+def _as_text(headers: Any) -> Dict[str, str]:
+    return {name: value if isinstance(value, str) else value.decode("latin-1") for name, value in headers.items()}
+
+
 def _refuse_redirect(raw: Any) -> None:
     if not 300 <= raw.status < 400:
         return
     raw.close()
-    raise APIError(
-        f"the service answered with a redirect ({raw.status}) to {_where(raw.headers.get('Location', ''))}; "
-        "redirects are not followed, check base_url",
-        raw.status,
-    )
-
-
-def _where(location: str) -> str:
-    """Scheme and host of a redirect: its path and query may hold what is not for a log."""
-    try:
-        target = urlsplit(location)
-        if target.scheme and target.hostname:
-            return f"{target.scheme}://{target.hostname}"[:200]
-    except ValueError:
-        return "something that is not a URL"
-    return "itself" if location else "nowhere"
+    raise redirect_refused(raw.status, raw.headers)
 
 
 def _whole(raw: Any, deadline: float) -> Reply:
     """The answer with its body, which has to be small and in time."""
-    pieces, size = [], 0
+    body = Body(raw.status, deadline)
     for piece in _read(raw):
-        pieces.append(piece)
-        size += len(piece)
-        if size > LARGEST_ANSWER:
-            if raw.status >= 400:  # the status says all; what follows is a page for people
-                break
-            raise APIError(f"the answer is larger than {LARGEST_ANSWER} bytes", raw.status)
-        if time.monotonic() > deadline:
-            raise APITimeoutError("the answer did not end in time")
-    return Reply(raw.status, raw.headers, b"".join(pieces))
+        if body.is_enough(piece):
+            break
+    return Reply(raw.status, raw.headers, body.bytes())
 
 
 def _without_body(raw: Any, deadline: float) -> Reply:
@@ -411,20 +397,8 @@ def _read_older(raw: Any) -> Iterator[bytes]:
     yield raw._decode(b"", True, True)
 
 
-class _translated:  # noqa: N801 - it reads as a word of the `with` that uses it
-    """Turns what is raised below into our errors, without the chain: what it holds leads to the request and its key."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, X402Error):
-            return
-        ours = _translate(error)
-        try:
-            raise ours from None
-        finally:
-            ours.__context__ = None  # `from None` hides it from a traceback, and keeps it
+def _translated() -> Translated:
+    return Translated(_translate)
 
 
 # Raised before a connection is made, and again each time.

@@ -13,7 +13,8 @@ from datetime import datetime, timezone
 from typing import Any, Dict, Generator, List, Optional, Tuple
 from urllib.parse import unquote
 
-from x402tools._http import Reply, Timeouts, Transport
+from x402tools._http import Transport
+from x402tools._reply import Reply, Timeouts
 from x402tools.client import X402Client
 from x402tools.models import Usage
 
@@ -60,7 +61,7 @@ class _Memory(Transport):
     """Answers as the service would, from dictionaries."""
 
     def __init__(self, instead_of: Transport) -> None:
-        super().__init__(instead_of.base_url, instead_of._bearer, instead_of.session, Timeouts(1, 1, 1))
+        super().__init__(instead_of.base_url, instead_of.bearer, instead_of.session, Timeouts(1, 1, 1))
         self._lock = threading.Lock()  # guards everything below
         self.clear()
 

@@ -7,7 +7,7 @@ pauses without blocking anybody: it says how long, the flusher does the waiting 
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, TypeVar, cast
+from typing import Any, Awaitable, Callable, Dict, TypeVar, cast
 
 import tenacity
 
@@ -59,6 +59,22 @@ def call_with_retries(
     Raises:
         X402Error: of the last attempt.
     """
+    return tenacity.Retrying(**_policy(max_retries, deadline), sleep=sleep)(attempt)
+
+
+async def call_with_retries_async(
+    attempt: Callable[[], Awaitable[Result]],
+    *,
+    max_retries: int,
+    deadline: float,
+    sleep: Callable[[float], Awaitable[None]],
+) -> Result:
+    """`call_with_retries`, for an attempt that is awaited."""
+    return await tenacity.AsyncRetrying(**_policy(max_retries, deadline), sleep=sleep)(attempt)
+
+
+def _policy(max_retries: int, deadline: float) -> Dict[str, Any]:
+    """When to try one call again, and after which pause, in tenacity's words."""
     pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 
     # By attempt: releases of tenacity differ in whether they ask `pause` or `enough` first.
@@ -75,14 +91,12 @@ def call_with_retries(
         out_of_time = time.monotonic() + pause(state) >= deadline
         return state.attempt_number > max_retries or _retry_after(state) > LONGEST_RETRY_AFTER or out_of_time
 
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, X402Error) and error.retryable),
-        wait=pause,
-        stop=enough,
-        sleep=sleep,
-        reraise=True,
-    )
-    return retrying(attempt)
+    return {
+        "retry": tenacity.retry_if_exception(lambda error: isinstance(error, X402Error) and error.retryable),
+        "wait": pause,
+        "stop": enough,
+        "reraise": True,
+    }
 
 
 def _retry_after(state: tenacity.RetryCallState) -> float:

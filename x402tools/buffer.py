@@ -230,6 +230,16 @@ class UsageBuffer:
             raise ValidationError(f"metadata has a field {field!r}, which key_in_metadata keeps for the key")
         return snapshot_metadata(metadata)
 
+    def may_wait(self) -> bool:
+        """Whether `record` may make its caller wait now: for a commit, for room, or for the first start in a process.
+
+        An event loop has `record` called in a thread then; see `X402Client.aio`.
+        """
+        intake = self._intake
+        if intake is None or self._settings.durability != "interval":
+            return True
+        return self._settings.on_queue_full == "block" and len(intake.events) >= intake.limit
+
     def _learn(self, envelope_id: str) -> None:
         _event.check_id(envelope_id, "envelope_id")
         if len(self._known_ids) >= _MOST_KNOWN_IDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -10,15 +9,20 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
-from x402tools import _answers, _event
-from x402tools._http import Bearer, Reply, Timeouts, Transport, check_api_key, check_base_url, new_session
-from x402tools.errors import APIError, NotFoundError, ValidationError
-from x402tools.models import PERIODS, ApiKey, Envelope, PeriodType, Usage, UsageStats
+from x402tools import _answers, _calls
+from x402tools._calls import Call, Listing, Model, Result
+from x402tools._http import Bearer, Transport, check_api_key, check_base_url, new_session
+from x402tools._reply import Reply, Timeouts
+from x402tools.errors import ValidationError
+from x402tools.models import ApiKey, Envelope, PeriodType, Usage, UsageStats
 
 if TYPE_CHECKING:
     import requests
 
+    from x402tools._aio import AsyncCalls
     from x402tools._budget import Budget, BudgetWatch
+    from x402tools._httpx import AsyncTransport
+    from x402tools._metered import Meter, Metered, MeteredCall
     from x402tools.buffer import FlushResult, Reconciliation, UsageBuffer
 
 __all__ = ["X402Client"]
@@ -69,7 +73,7 @@ class X402Client:
         buffer: Optional[UsageBuffer] = None,
         allow_http: bool = False,
     ) -> None:
-        self._key = key = _Key(_key_provider(api_key))
+        self._key = key = _Key(api_key)
         self._allow_http = allow_http
         url = base_url if base_url is not None else os.environ.get("X402TOOLS_BASE_URL") or DEFAULT_BASE_URL
         self._timeouts = _timeouts(timeout)
@@ -80,6 +84,7 @@ class X402Client:
         url = check_base_url(url, allow_http)
         self._transport = Transport(url, bearer, session or new_session(bearer), self._timeouts)
         self._owns_session = session is None
+        self._async_transport: Optional[AsyncTransport] = None
         self._buffer = buffer
         if buffer is not None:
             buffer.attach(_Deliver(self._transport), url, _usage_reader(self))
@@ -91,7 +96,7 @@ class X402Client:
 
     @api_key.setter
     def api_key(self, api_key: Union[str, Callable[[], str]]) -> None:
-        self._key.provide = _key_provider(api_key)
+        self._key.exchange(api_key)
 
     @property
     def base_url(self) -> str:
@@ -114,11 +119,19 @@ class X402Client:
         """The buffer that was given, or None."""
         return self._buffer
 
+    @property
+    def aio(self) -> AsyncCalls:
+        """Every call of this client for an event loop: `await client.aio.get_envelopes()`. Needs the extra `async`,
+        except for `record_usage` through a buffer."""
+        from x402tools._aio import AsyncCalls  # asyncio is slow to import, and most programs have no event loop
+
+        return AsyncCalls(self)
+
     # -- envelopes -----------------------------------------------------------------------------------------------
 
     def get_envelopes(self) -> List[Envelope]:
         """All envelopes of the organization."""
-        return list(self._list("/envelopes", Envelope.from_dict))
+        return list(self._list(_calls.get_envelopes()))
 
     def get_envelope(self, envelope_id: str) -> Envelope:
         """One envelope.
@@ -126,7 +139,7 @@ class X402Client:
         Raises:
             EnvelopeNotFoundError: there is none with this id.
         """
-        return _answers.parse(self._call("GET", _envelope_path(envelope_id), envelope=True), Envelope.from_dict)
+        return self._perform(_calls.get_envelope(envelope_id))
 
     def create_envelope(self, name: str, limit: int, period: PeriodType, reset_day: Optional[int] = None) -> Envelope:
         """Creates an envelope of `limit` units of usage per `period`.
@@ -137,11 +150,7 @@ class X402Client:
             period: "DAILY", "WEEKLY", "MONTHLY" or "YEARLY".
             reset_day: the day on which the period starts anew, the 1st of the month for example; sent when given.
         """
-        payload = _envelope_fields(name, limit, period, reset_day)
-        for field in ("name", "limit", "period"):
-            if field not in payload:
-                raise ValidationError(f"{field} must be given")
-        return _answers.parse(self._call("POST", "/envelopes", payload=payload), Envelope.from_dict)
+        return self._perform(_calls.create_envelope(name, limit, period, reset_day))
 
     def update_envelope(
         self,
@@ -156,9 +165,7 @@ class X402Client:
         Raises:
             EnvelopeNotFoundError: there is no envelope with this id.
         """
-        payload = _envelope_fields(name, limit, period, reset_day)
-        reply = self._call("PUT", _envelope_path(envelope_id), payload=payload, envelope=True)
-        return _answers.parse(reply, Envelope.from_dict)
+        return self._perform(_calls.update_envelope(envelope_id, name, limit, period, reset_day))
 
     def delete_envelope(self, envelope_id: str) -> None:
         """Deletes an envelope.
@@ -166,7 +173,7 @@ class X402Client:
         Raises:
             EnvelopeNotFoundError: there is none with this id.
         """
-        self._call("DELETE", _envelope_path(envelope_id), envelope=True)
+        self._perform(_calls.delete_envelope(envelope_id))
 
     # -- usage ---------------------------------------------------------------------------------------------------
 
@@ -200,17 +207,8 @@ class X402Client:
         if buffered is not False and self._buffer is not None:
             return self._buffer.record(envelope_id, amount, metadata, idempotency_key=idempotency_key)
         if buffered:
-            raise ValidationError("buffered=True needs a client made with buffer=UsageBuffer(...)")
-        payload: Dict[str, Any] = {
-            "envelopeId": _event.check_id(envelope_id, "envelope_id"),
-            "amount": _event.check_amount(amount),
-        }
-        snapshot = _event.snapshot_metadata(metadata)
-        if snapshot is not None:
-            payload["metadata"] = json.loads(snapshot) if isinstance(snapshot, str) else snapshot
-        key = None if idempotency_key is None else _event.check_key(idempotency_key)
-        reply = self._call("POST", "/usage", payload=payload, envelope=True, key=key)
-        return _answers.parse(reply, Usage.from_dict)
+            raise ValidationError(_calls.NEEDS_A_BUFFER)
+        return self._perform(_calls.record_usage(envelope_id, amount, metadata, idempotency_key))
 
     def get_usage(self, envelope_id: Optional[str] = None) -> List[Usage]:
         """All usage records, or those of one envelope; "" stands for all, too. For many records see `iter_usage`."""
@@ -221,13 +219,51 @@ class X402Client:
 
         A failure before the first record is tried again like any other call; one in the middle is raised.
         """
-        names_one = envelope_id is not None and envelope_id != ""
-        query = {"envelopeId": _event.check_id(envelope_id, "envelope_id")} if names_one else None
-        return self._list("/usage", Usage.from_dict, query)
+        return self._list(_calls.get_usage(envelope_id))
 
     def get_usage_stats(self) -> UsageStats:
         """Totals over all envelopes."""
-        return _answers.parse(self._call("GET", "/usage/stats"), UsageStats.from_dict)
+        return self._perform(_calls.get_usage_stats())
+
+    def metered(
+        self,
+        envelope_id: Union[str, Callable[[MeteredCall], Optional[str]]],
+        *,
+        amount: Union[int, Callable[[MeteredCall], int]] = 1,
+        metadata: Union[Dict[str, Any], Callable[[MeteredCall], Optional[Dict[str, Any]]], None] = None,
+        idempotency_key: Optional[Callable[[MeteredCall], Optional[str]]] = None,
+        count_errors: bool = False,
+    ) -> Metered:
+        """A decorator: each call of the function is recorded when it is over. Recording never fails the call.
+
+        For plain functions, coroutines and both kinds of generators (over when they are finished or closed). Each
+        argument is a value, or a function of the `MeteredCall`; an envelope of None leaves the call uncounted.
+
+        Args:
+            envelope_id, amount, metadata, idempotency_key: as for `record_usage`.
+            count_errors: count calls that raised, too.
+        """
+        from x402tools._metered import Metered
+
+        return Metered(self, envelope_id, amount, metadata, idempotency_key, count_errors)
+
+    def meter(
+        self,
+        envelope_id: Optional[str],
+        amount: int = 1,
+        metadata: Optional[Dict[str, Any]] = None,
+        *,
+        idempotency_key: Optional[str] = None,
+        count_errors: bool = False,
+    ) -> Meter:
+        """`with client.meter(...) as usage:` (or `async with`) records the block when it ends, and never fails it.
+
+        The block may set `usage.amount`, `usage.metadata`, `usage.envelope_id` and `usage.idempotency_key`. One that
+        raises is not recorded, unless `count_errors`.
+        """
+        from x402tools._metered import Meter
+
+        return Meter(self, envelope_id, amount, metadata, idempotency_key, count_errors)
 
     # -- budgets -------------------------------------------------------------------------------------------------
 
@@ -276,11 +312,11 @@ class X402Client:
 
     def get_api_keys(self) -> List[ApiKey]:
         """All API keys of the organization."""
-        return list(self._list("/api-keys", ApiKey.from_dict))
+        return list(self._list(_calls.get_api_keys()))
 
     def create_api_key(self, name: str) -> ApiKey:
         """Creates an API key; its `key` is a secret, masked in the repr."""
-        return _answers.parse(self._call("POST", "/api-keys", payload={"name": _text(name, "name")}), ApiKey.from_dict)
+        return self._perform(_calls.create_api_key(name))
 
     def delete_api_key(self, key_id: str) -> None:
         """Deletes an API key.
@@ -288,7 +324,7 @@ class X402Client:
         Raises:
             NotFoundError: there is none with this id.
         """
-        self._call("DELETE", "/api-keys/" + _event.path_segment(key_id, "key_id"))
+        self._perform(_calls.delete_api_key(key_id))
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -325,50 +361,30 @@ class X402Client:
 
     # -- how a call is made --------------------------------------------------------------------------------------
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        payload: Optional[Dict[str, Any]] = None,
-        envelope: bool = False,
-        key: Optional[str] = None,
-    ) -> Reply:
-        """One call with its retries. `envelope`: a 404 is about an envelope."""
+    def _perform(self, call: Call[Result]) -> Result:
+        """One call with its retries."""
         from x402tools import _retry  # tenacity takes longer to import than all the rest, and a script may not call
 
-        body = None if payload is None else json.dumps(payload, allow_nan=False).encode("utf-8")
-        headers = {"Idempotency-Key": key or os.urandom(16).hex()} if method == "POST" else None
         deadline = time.monotonic() + self._timeouts.total
-        maybe_done = False
 
         def attempt() -> Reply:
-            nonlocal maybe_done
-            try:
-                reply = self._transport.send(method, path, body=body, headers=headers, deadline=deadline)
-                return _answers.check(reply, envelope=envelope)
-            except NotFoundError:
-                if method == "DELETE" and maybe_done:  # an earlier attempt, whose answer was lost, has deleted it
-                    return Reply(204, {}, b"")
-                raise
-            except APIError as error:
-                refused = error.status_code == 429  # turned away at the door: nothing was done
-                maybe_done = maybe_done or (error.retryable and not refused and getattr(error, "maybe_processed", True))
-                raise
+            with call:
+                reply = self._transport.send(
+                    call.method, call.path, body=call.body, headers=call.headers, deadline=deadline
+                )
+                return call.check(reply)
 
-        return _retry.call_with_retries(attempt, max_retries=self._max_retries, deadline=deadline)
+        return call.result(_retry.call_with_retries(attempt, max_retries=self._max_retries, deadline=deadline))
 
-    def _list(
-        self, path: str, build: Callable[[Dict[str, Any]], Any], query: Optional[Dict[str, str]] = None
-    ) -> Iterator[Any]:
-        """The members of a bare JSON list, one at a time. The request is made when the first is asked for."""
-        from x402tools import _retry  # see _call
+    def _list(self, listing: Listing[Model]) -> Iterator[Model]:
+        """The members of the list, one at a time. The request is made when the first is asked for."""
+        from x402tools import _retry  # see _perform
 
         deadline = time.monotonic() + self._timeouts.total
 
-        def attempt() -> Tuple[List[Any], Iterator[Any]]:
-            reply, pieces = self._transport.stream(path, query=query, deadline=deadline)
-            members = _answers.members(_answers.check(reply, envelope=query is not None), pieces, build)
+        def attempt() -> Tuple[List[Model], Iterator[Model]]:
+            reply, pieces = self._transport.stream(listing.path, query=listing.query, deadline=deadline)
+            members = _answers.members(_answers.check(reply, envelope=listing.envelope), pieces, listing.member)
             return list(islice(members, 1)), members  # up to the first member nothing is given away yet
 
         first, rest = _retry.call_with_retries(attempt, max_retries=self._max_retries, deadline=deadline)
@@ -410,8 +426,12 @@ class _Key:
     """Where a client and what authenticates its requests both find the key; it may be exchanged. Apart from the client
     for the same reason as `_Deliver`."""
 
-    def __init__(self, provide: Callable[[], str]) -> None:
-        self.provide = provide
+    def __init__(self, api_key: Union[str, Callable[[], str], None]) -> None:
+        self.exchange(api_key)
+
+    def exchange(self, api_key: Union[str, Callable[[], str], None]) -> None:
+        self.provide = _key_provider(api_key)
+        self.may_wait = callable(api_key)  # the user's own code, which may ask a vault over the network
 
 
 def _key_provider(api_key: Union[str, Callable[[], str], None]) -> Callable[[], str]:
@@ -432,39 +452,3 @@ def _timeouts(timeout: TimeoutSetting) -> Timeouts:
         raise ValidationError("timeout must be seconds above 0: a number, (connect, read) or (connect, read, total)")
     connect, read = numbers[0], numbers[1]
     return Timeouts(connect, read, numbers[2] if len(numbers) == 3 else max(DEFAULT_TOTAL, connect + read))
-
-
-def _envelope_path(envelope_id: str) -> str:
-    return "/envelopes/" + _event.path_segment(envelope_id, "envelope_id")
-
-
-def _text(value: object, argument: str) -> str:
-    if not isinstance(value, str) or not value or len(value) > 1000:
-        raise ValidationError(f"{argument} must be a str of 1 to 1000 characters")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair; JSON would carry it, and nobody could read it
-        raise ValidationError(f"{argument} must be text that UTF-8 can encode") from None
-    return value
-
-
-def _envelope_fields(
-    name: Optional[str], limit: Optional[int], period: Optional[str], reset_day: Optional[int]
-) -> Dict[str, Any]:
-    """The JSON fields of an envelope that are given, checked."""
-    fields: Dict[str, Any] = {}
-    if name is not None:
-        fields["name"] = _text(name, "name")
-    if limit is not None:
-        if type(limit) is not int or not 0 <= limit <= _event.LARGEST_AMOUNT:
-            raise ValidationError("limit must be a whole number from 0 to 2**53 - 1")
-        fields["limit"] = limit
-    if period is not None:
-        if period not in PERIODS:
-            raise ValidationError(f"period must be one of {', '.join(PERIODS)}")
-        fields["period"] = period
-    if reset_day is not None:
-        if type(reset_day) is not int or not 0 <= reset_day <= 366:
-            raise ValidationError("reset_day must be a whole number, the day of the period")
-        fields["resetDay"] = reset_day
-    return fields

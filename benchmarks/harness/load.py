@@ -35,13 +35,13 @@ def run_load(host: str, port: int, request: bytes, connections: int, seconds: fl
     begin = clock()
     end = begin + seconds
     for key in list(selector.get_map().values()):
-        started[key.fileobj] = clock()  # type: ignore[index]
-        key.fileobj.send(request)  # type: ignore[union-attr]
+        started[key.fileobj] = clock()
+        key.fileobj.send(request)
     latencies: List[float] = []
     errors = 0
     while clock() < end:
         for key, _ in selector.select(1.0):
-            connection = key.fileobj  # type: ignore[assignment]
+            connection = key.fileobj
             piece = connection.recv(65_536)
             if not piece:
                 raise ConnectionError("the server closed a connection under load")
@@ -57,7 +57,7 @@ def run_load(host: str, port: int, request: bytes, connections: int, seconds: fl
             connection.send(request)
     took = clock() - begin
     for key in list(selector.get_map().values()):
-        key.fileobj.close()  # type: ignore[union-attr]
+        key.fileobj.close()
     return {"requests": len(latencies), "seconds": took, "errors": errors, "latencies": latencies}
 
 

@@ -41,11 +41,11 @@ class Service:
         connection.request("GET", "/report")
         answer = json.loads(connection.getresponse().read())
         connection.close()
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def tally(self, name: str) -> Dict[str, Any]:
         """What arrived under the name."""
-        return self.report()["tallies"].get(name, NOTHING)  # type: ignore[no-any-return]
+        return self.report()["tallies"].get(name, NOTHING)
 
     def wait_for(self, name: str, enough: Callable[[Dict[str, Any]], bool], timeout: float) -> Dict[str, Any]:
         """The tally of the name once it is enough, or as it is after `timeout` seconds."""

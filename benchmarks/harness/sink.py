@@ -83,7 +83,7 @@ class Sink:
                 elif key.fileobj is sys.stdin:
                     return
                 else:
-                    self._receive(key.fileobj)  # type: ignore[arg-type]
+                    self._receive(key.fileobj)
             self._answer_what_is_due()
 
     def _patience(self) -> Optional[float]:

@@ -166,7 +166,7 @@ class OpenTelemetry(Recorder):
         recorder = self
         self._exported = 0
 
-        class Counting(base):  # type: ignore[misc]
+        class Counting(base):
             def export(self, batch: Any) -> Any:
                 recorder._exported += len(batch)
                 return result.SUCCESS

@@ -37,7 +37,7 @@ class Recording:
         self._metadata = events.groups(options["groups"]) if options.get("groups") else events.metadata()
         self._room: Optional[Callable[[], bool]] = None
         if options["peer"] == "segment":
-            queue = self._recorder.client.queue  # type: ignore[attr-defined]
+            queue = self._recorder.client.queue
             self._room = lambda: queue.qsize() < 9000
         self._progress: Optional[mmap.mmap] = None
         if "progress" in options:
@@ -123,7 +123,7 @@ class Recording:
             events recorded; per sample the memory in MiB and the age of the oldest pending event; wall and CPU.
         """
         call, metadata = self._recorder.call, self._metadata
-        stats = self._recorder.buffer.stats  # type: ignore[attr-defined]
+        stats = self._recorder.buffer.stats
         memory: List[float] = []
         ages: List[float] = []
         usage, begin, number, sampled = Usage(), time.monotonic(), 0, 0

@@ -84,7 +84,7 @@ def _play(contest: Contest, kind: Kind, rounds: int, seconds: float) -> Dict[str
         rate = kind.rate if key != SLOWEST else 400.0
         count = int(rate * seconds * part)
         result = worker.call("round", calls=count, threads=kind.threads, rate=rate, burst=kind.burst)
-        return result["nanoseconds"]  # type: ignore[no-any-return]
+        return result["nanoseconds"]
 
     results = contest.rounds(rounds, play)
     return {key: [value for one in played for value in one] for key, played in results.items()}

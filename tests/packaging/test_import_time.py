@@ -32,7 +32,7 @@ print(*sorted(sys.modules), sep="\\n")
 """
 
 # Each is either slow to import or belongs to an extra, and none is needed before the first buffer or the first call.
-NOT_AT_IMPORT = ("asyncio", "gunicorn", "sqlite3", "sqlitedict", "starlette", "tenacity", "uvicorn")
+NOT_AT_IMPORT = ("asyncio", "django", "gunicorn", "httpx", "sqlite3", "sqlitedict", "starlette", "tenacity", "uvicorn")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,7 @@
+"""The tests of `tests/client/test_tls.py`, on an event loop."""
+
+import pytest
+
+from tests.client.test_tls import *  # noqa: F403 - each of its tests, with this folder's `connect`
+
+pytestmark = pytest.mark.full
