@@ -11,8 +11,6 @@ from typing import Any, Iterator
 
 import pytest
 
-pytest.importorskip("httpx", reason="needs the extra `async`")
-
 from tests.client.conftest import KEY, TIMEOUT, Connect, clean_environment, serve
 from x402tools import X402Client
 

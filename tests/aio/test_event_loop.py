@@ -20,6 +20,8 @@ from x402tools import APIError, UsageBuffer, ValidationError, X402Client
 from x402tools._aio import AsyncCalls
 from x402tools.testing import Emulator
 
+pytest.importorskip("httpx", reason="needs the extra `async`")
+
 CALLS = [name for name, method in inspect.getmembers(AsyncCalls, inspect.isfunction) if not name.startswith("_")]
 
 # Seconds that nothing of ours may keep the loop.

@@ -4,4 +4,5 @@ import pytest
 
 from tests.client.test_tls import *  # noqa: F403 - each of its tests, with this folder's `connect`
 
+pytest.importorskip("httpx", reason="needs the extra `async`")
 pytestmark = pytest.mark.full

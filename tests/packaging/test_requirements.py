@@ -69,10 +69,11 @@ def test_version_is_stated_once() -> None:
 
 def test_every_extra_can_be_asked_for_by_name() -> None:
     """The extras that messages and documentation name exist."""
-    assert {"emulator", "demo", "cli", "otel", "prometheus"} <= set(METADATA.get_all("Provides-Extra") or [])
+    named = {"async", "cli", "demo", "django", "emulator", "otel", "prometheus"}
+    assert named <= set(METADATA.get_all("Provides-Extra") or [])
 
 
-@pytest.mark.parametrize("extra", ["", "emulator", "demo", "cli", "otel", "prometheus"])
+@pytest.mark.parametrize("extra", ["", "emulator", "demo", "cli", "otel", "prometheus", "async", "django"])
 def test_oldest_constraints_are_the_lower_bounds(extra: str) -> None:
     """tests/constraints-oldest.txt pins exactly the lower bounds, so the run with it tests what is promised."""
     pins = dict(re.findall(r"^([\w.-]+)==([\d.]+)$", CONSTRAINTS.read_text(), re.MULTILINE))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pathlib
 import re
+import subprocess
+import sys
 from typing import Optional, Tuple
 
 import pytest
 
-from tests.web.serving import Service, booked, deliver_rest, logged, until
+from tests.web.serving import ROOT, Service, booked, deliver_rest, logged, until
 from x402tools.testing import Emulator
 
 pytest.importorskip("django", reason="needs Django")
@@ -73,3 +75,29 @@ def test_bill_is_the_access_log_of_uvicorn(emulator: Emulator, tmp_path: pathlib
     del counts["/raises", 500], counts["/broken-metering", 200], counts["/breaks-async", 200]
     assert booked(emulator) == counts
     assert counts["/plain", 200] == counts["/plain-async", 200] == 10
+
+
+WITHOUT_METERING = """
+import django
+from django.conf import settings
+settings.configure(MIDDLEWARE=["x402tools.integrations.django.MeteringMiddleware"], X402TOOLS_METERING={!r})
+django.setup()
+from django.core.wsgi import get_wsgi_application
+get_wsgi_application()
+"""
+
+
+@pytest.mark.parametrize("setting", [None, "os.path"])
+def test_setting_that_names_no_metering_is_told(setting: Optional[str]) -> None:
+    """When the site starts, with the name of the setting."""
+    started = subprocess.run(
+        [sys.executable, "-c", WITHOUT_METERING.format(setting)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert started.returncode != 0
+    assert "ImproperlyConfigured: X402TOOLS_METERING must name an x402tools.integrations.Metering" in started.stderr

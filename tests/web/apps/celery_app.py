@@ -43,10 +43,25 @@ def close_client(**_):
     client.close()
 
 
-@app.task
-def render(number):
-    """One task is one unit; every tenth one fails and is not billed."""
-    task_id = celery.current_task.request.id
-    with client.meter(os.environ["ENVELOPE"], metadata={"number": number}, idempotency_key=task_id):
-        if number % 10 == 9:
-            raise ValueError("a failing task")
+def work(number):
+    """Every tenth one fails, and is not billed."""
+    if number % 10 == 9:
+        raise ValueError("a failing task")
+
+
+def key_of_the_task(_):
+    return celery.current_task.request.id
+
+
+if client is not None:  # both ways of metering a task
+    metered = client.metered(
+        os.environ["ENVELOPE"], metadata=lambda call: {"number": call.args[0]}, idempotency_key=key_of_the_task
+    )
+    render = app.task(metered(work), name="render")
+else:
+
+    @app.task(name="render")
+    def render(number):
+        key = key_of_the_task(None)
+        with client.meter(os.environ["ENVELOPE"], metadata={"number": number}, idempotency_key=key):
+            work(number)
