@@ -10,8 +10,8 @@ from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, Callable, Dict, Generator, Iterator, Mapping, Optional, TypeVar
 
-from x402tools._http import Reply
 from x402tools._json_stream import objects, refuse_constant
+from x402tools._lean import Reply
 from x402tools.errors import EXCERPT_LENGTH, APIError, error_for_status
 
 Model = TypeVar("Model")

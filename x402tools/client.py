@@ -10,7 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from x402tools import _answers, _event
-from x402tools._http import Bearer, Reply, Timeouts, Transport, check_api_key, check_base_url, new_session
+from x402tools._http import Bearer, Timeouts, Transport, check_api_key, check_base_url, new_session
+from x402tools._lean import Reply
 from x402tools.errors import APIError, NotFoundError, ValidationError
 from x402tools.models import PERIODS, ApiKey, Envelope, PeriodType, Usage, UsageStats
 
