@@ -11,7 +11,7 @@ BENCH_ARGS ?=
 help: ## Print the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: $(VENV)/.installed-test ## Run every test on the newest Python at hand (PYTEST_ARGS="-k spool" for some of them)
+test: $(VENV)/.installed-test $(VENV)/.installed-test-web ## Run every test on the newest Python at hand (PYTEST_ARGS="-k spool" for some of them)
 	@.ci/chromium
 	$(VENV)/bin/python .ci/suite.py $(PYTEST_ARGS)
 

@@ -614,7 +614,7 @@ GUARDS: List[Guard] = [
     ),
     Guard(
         "certificates are checked",
-        "_http.py",
+        "_posting.py",
         "merged = dict(session.merge_environment_settings(url, dict(session.proxies), True, verify, None))",
         "merged = dict(session.merge_environment_settings(url, dict(session.proxies), True, False, None))",
         "tests/client/test_tls.py",

@@ -34,6 +34,8 @@ _LARGEST_PAYLOAD = 64 * 1024 * 1024
 _HEADER = struct.Struct(">BBI")
 
 Row = Tuple[Union[int, str], str, int, Metadata, int]  # of an event; the last is milliseconds since 1970
+# Made once: `json.dumps` makes another encoder for each call that wants anything but its defaults.
+_compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 LARGEST_VALUE = _LARGEST_PAYLOAD + _HEADER.size
 
@@ -54,10 +56,10 @@ class Post(NamedTuple):
 
     def body(self) -> bytes:
         """The body of the POST: exactly the fields that the wire contract names."""
-        head = json.dumps({"envelopeId": self.envelope_id, "amount": self.amount}, separators=(",", ":"))
+        head = _compact({"envelopeId": self.envelope_id, "amount": self.amount})
         if self.metadata is None:
             return head.encode("ascii")
-        metadata = self.metadata if isinstance(self.metadata, str) else json.dumps(self.metadata, separators=(",", ":"))
+        metadata = self.metadata if isinstance(self.metadata, str) else _compact(self.metadata)
         return f'{head[:-1]},"metadata":{metadata}}}'.encode()
 
     def body_with_time(self) -> bytes:
@@ -139,7 +141,7 @@ def has_key(post: Post, field: str) -> bool:
 
 
 def _seal(recorder: str, rows: Sequence[Tuple[object, ...]]) -> bytes:
-    payload = json.dumps([recorder, rows], separators=(",", ":"), allow_nan=False).encode("ascii")
+    payload = _compact([recorder, rows]).encode("ascii")
     compressed = len(payload) > _WORTH_COMPRESSING
     if compressed:
         payload = zlib.compress(payload, _FASTEST)

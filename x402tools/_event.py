@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime, timezone
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
 from urllib.parse import quote
 
 from x402tools.errors import ValidationError
@@ -43,6 +43,10 @@ TIME_KEY = "recorded_at"
 _FEW_KEYS = 32
 _SHORT_TEXT = 256
 _SMALL_INTEGER = 2**63
+
+# Keys of metadata that were looked at already: programs use few and use them always. A set's operations are atomic.
+_MOST_KNOWN_KEYS = 1000
+_known_keys: Set[str] = set()
 
 
 def check_id(value: object, argument: str) -> str:
@@ -112,8 +116,10 @@ def snapshot_metadata(metadata: Optional[Dict[str, Any]]) -> Metadata:
     snapshot = metadata.copy() if type(metadata) is dict else dict(metadata)
     if len(snapshot) > _FEW_KEYS:
         return metadata_json(snapshot)
+    known = _known_keys
     for key, value in snapshot.items():
-        if type(key) is not str or len(key) > _SHORT_TEXT or not key.isascii():
+        # The type before the look-up: an object of any other may say that it equals a key that is known.
+        if type(key) is not str or (key not in known and not _learn_key(key)):
             return metadata_json(snapshot)
         kind = type(value)
         if kind is str:
@@ -125,6 +131,16 @@ def snapshot_metadata(metadata: Optional[Dict[str, Any]]) -> Metadata:
         elif kind is not bool and value is not None:
             return metadata_json(snapshot)
     return snapshot or None
+
+
+def _learn_key(key: str) -> bool:
+    """Whether it is short and ASCII; if so, it is known from now on."""
+    if len(key) > _SHORT_TEXT or not key.isascii():
+        return False
+    if len(_known_keys) >= _MOST_KNOWN_KEYS:  # keys without end, such as ids: they would fill the memory
+        _known_keys.clear()
+    _known_keys.add(key)
+    return True
 
 
 def metadata_json(metadata: Dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ import time
 from typing import Any, Optional
 
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
+from urllib3._collections import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import ProxyManager
@@ -40,8 +42,9 @@ class _Received(io.RawIOBase):
     The first read is bounded by the socket itself, and as a rule brings the whole head: nothing more is spent on it.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, before: bytes) -> None:
         self._connection = connection
+        self._before = before  # what was received by somebody else
         self._received = connection.makefile("rb")
         # Seconds. The sockets of pyOpenSSL, where somebody has put it into urllib3, do not tell: no bound then.
         self._patience = getattr(connection, "gettimeout", lambda: None)()
@@ -52,6 +55,11 @@ class _Received(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._before:
+            size = min(len(buffer), len(self._before))
+            buffer[:size], self._before = self._before[:size], self._before[size:]
+            self._reads += 1
+            return size
         if self.due is not None and self._reads:
             left = self.due - time.monotonic()
             if left <= 0:
@@ -74,8 +82,8 @@ class _Received(io.RawIOBase):
 class TimelyResponse(http.client.HTTPResponse):
     """An answer whose head is whole within the time-out that its socket has when reading begins."""
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        self._head = _Received(sock)
+    def __init__(self, sock: socket.socket, *args: Any, before: bytes = b"", **kwargs: Any) -> None:
+        self._head = _Received(sock, before)
         super().__init__(_Reader(self._head), *args, **kwargs)  # type: ignore[arg-type]  # all it asks for is makefile
 
     def _read_status(self) -> Any:
@@ -86,9 +94,44 @@ class TimelyResponse(http.client.HTTPResponse):
                 return found
             http.client.parse_headers(self.fp)
 
+    def due_by(self, moment: float) -> None:
+        """Bounds the head by a moment of `time.monotonic()` rather than by the time-out counted from now."""
+        if self._head.due is not None:
+            self._head.due = moment
+
     def begin(self) -> None:
         super().begin()
         self._head.head_is_here()
+
+
+def read_on(sock: socket.socket, before: bytes, due: float) -> HTTPResponse:
+    """The answer to a POST as urllib3 has it, with its body still to be read.
+
+    Args:
+        sock: where the rest of it comes from.
+        before: what has come of it.
+        due: the moment of `time.monotonic()` by which its head has to be here.
+
+    Raises:
+        OSError, HTTPException: it does not come, or not in time.
+    """
+    answer = TimelyResponse(sock, method="POST", before=before)
+    answer.due_by(due)
+    try:
+        answer.begin()
+    except BaseException:
+        answer.close()  # or the socket would stay open for what still reads from it
+        raise
+    return HTTPResponse(
+        body=answer,
+        headers=HTTPHeaderDict(answer.getheaders()),
+        status=answer.status,
+        version=answer.version,
+        reason=answer.reason,
+        preload_content=False,
+        original_response=answer,
+        request_method="POST",
+    )
 
 
 class _Reader:

@@ -204,8 +204,11 @@ class X402Client:
             QueueFullError: the buffer is full and was made with `on_queue_full="raise"`.
             APIError: only without the buffer.
         """
-        if buffered is not False and self._buffer is not None:
-            return self._buffer.record(envelope_id, amount, metadata, idempotency_key=idempotency_key)
+        buffer = self._buffer
+        if buffer is not None and buffered is not False:
+            if idempotency_key is None:  # apart, because this is the request path and passing a keyword takes its time
+                return buffer.record(envelope_id, amount, metadata)
+            return buffer.record(envelope_id, amount, metadata, idempotency_key=idempotency_key)
         if buffered:
             raise ValidationError(_calls.NEEDS_A_BUFFER)
         return self._perform(_calls.record_usage(envelope_id, amount, metadata, idempotency_key))
