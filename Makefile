@@ -6,7 +6,7 @@ MATRIX_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help test proof demo bench lint format matrix audit build clean
+.PHONY: help test proof demo bench lint format matrix audit docs build clean
 
 help: ## Print the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,12 +40,15 @@ matrix: $(VENV)/.installed-test ## Run the tests on every CPython here from 3.8 
 audit: $(VENV)/.installed-test $(VENV)/.installed-lint ## Look up what is known of the requirements' vulnerabilities
 	$(VENV)/bin/python .ci/audit.py
 
+docs: $(VENV)/.installed-docs ## Render the docstrings of the package into site/
+	$(RUN) pdoc --output-directory site x402tools x402tools.testing x402tools.integrations
+
 build: $(VENV)/.installed-lint ## Build the sdist, and the wheel from the sdist, into dist/
 	rm -rf dist
 	$(RUN) build --outdir dist .
 
 clean: ## Remove everything that the other targets made
-	rm -rf $(VENV) .matrix .bench dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
+	rm -rf $(VENV) .matrix .bench site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp an extra: a second run installs nothing unless pyproject.toml changed.

@@ -1,4 +1,4 @@
-"""The examples of README.md run as they stand there, so that what a reader copies works."""
+"""The examples of README.md and of docs/ run as they stand there, so that what a reader copies works."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ PLACEHOLDER_IDS = ("env_1", "your_envelope_id")
 # Seconds for one section. Its process ends by itself, so this also finds an example that leaves a thread running.
 SECTION_TIMEOUT = 60
 
-BLOCKS = code_blocks(README.read_text(encoding="utf-8")) if README.exists() else []
-PYTHON = [block for block in BLOCKS if block.language in ("python", "py")]
-SHELL = [block for block in BLOCKS if block.language in ("bash", "sh", "shell", "console")]
-SECTIONS = list(dict.fromkeys(block.section for block in PYTHON))
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))] if README.exists() else []
+BLOCKS = {page.name: code_blocks(page.read_text(encoding="utf-8")) for page in PAGES}
+PYTHON = [(page, block) for page, blocks in BLOCKS.items() for block in blocks if block.language in ("python", "py")]
+SHELL_LANGUAGES = ("bash", "sh", "shell", "console")
+SHELL = [(page, block) for page, blocks in BLOCKS.items() for block in blocks if block.language in SHELL_LANGUAGES]
+SECTIONS = list(dict.fromkeys((page, block.section) for page, block in PYTHON))
 
 
 def test_readme_has_examples() -> None:
@@ -46,21 +48,21 @@ def test_readme_has_examples() -> None:
 
 def test_blocks_that_are_not_run_say_why(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever reads the test's output sees which blocks nobody runs, and the reason."""
-    not_run = [block for block in BLOCKS if block.not_run]
+    not_run = [(page, block) for page, blocks in BLOCKS.items() for block in blocks if block.not_run]
 
     with capsys.disabled():
-        for block in not_run:
-            print(f"\nREADME.md:{block.line} is not run: {block.not_run}")
+        for page, block in not_run:
+            print(f"\n{page}:{block.line} is not run: {block.not_run}")
 
-    assert all(block.not_run and len(block.not_run.split()) > 1 for block in not_run)
+    assert all(block.not_run and len(block.not_run.split()) > 1 for _, block in not_run)
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_python_blocks_run(section: str, emulator: Emulator, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("page", "section"), SECTIONS)
+def test_python_blocks_run(page: str, section: str, emulator: Emulator, tmp_path: pathlib.Path) -> None:
     """The section's Python blocks, one after the other in one program, end without an error against an emulator."""
     envelope_id = emulator.create_envelope(name="README", limit=1_000_000)
-    blocks = [block for block in PYTHON if block.section == section and not block.not_run]
-    program = tmp_path / "README.md.py"
+    blocks = [block for name, block in PYTHON if (name, block.section) == (page, section) and not block.not_run]
+    program = tmp_path / f"{page}.py"
     program.write_text(as_program(blocks, envelope_id), encoding="utf-8")
 
     finished = subprocess.run(
@@ -75,21 +77,34 @@ def test_python_blocks_run(section: str, emulator: Emulator, tmp_path: pathlib.P
         check=False,
     )
 
-    assert finished.returncode == 0, (
-        f"README.md, section {section!r} (line numbers are README.md's):\n{finished.stdout}"
-    )
+    assert finished.returncode == 0, f"{page}, section {section!r} (line numbers are the page's):\n{finished.stdout}"
 
 
-@pytest.mark.parametrize("block", SHELL, ids=[f"line-{block.line}" for block in SHELL])
-def test_shell_blocks_name_what_exists(block: Block, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("page", "block"), SHELL, ids=[f"{page}-{block.line}" for page, block in SHELL])
+def test_shell_blocks_name_what_exists(page: str, block: Block, tmp_path: pathlib.Path) -> None:
     """Each command line names an option, module, extra, target or file that there is, or is marked as not run."""
     if block.not_run:
         return  # Printed by test_blocks_that_are_not_run_say_why.
 
     found = [(words, what_is_wrong(words, tmp_path)) for words in commands(block)]
 
-    problems = [f"README.md:{block.line}: {shlex.join(words)}: {problem}" for words, problem in found if problem]
+    problems = [f"{page}:{block.line}: {shlex.join(words)}: {problem}" for words, problem in found if problem]
     assert not problems
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+    """Every link to a file of the project, and to a heading in it, finds one."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)
+
+    for path, heading in links:
+        target = (page.parent / path) if path else page
+        assert target.exists(), path
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], heading
 
 
 def as_program(blocks: List[Block], envelope_id: str) -> str:
