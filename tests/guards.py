@@ -381,7 +381,7 @@ GUARDS: List[Guard] = [
     # -- delivering ----------------------------------------------------------------------------------------------------
     Guard(
         "a POST keeps its key",
-        "_flusher.py",
+        "_senders.py",
         "self._deliver(self._body(post), post.key)",
         "self._deliver(self._body(post), post.key + str(time.monotonic()))",
         "tests/buffer/test_flusher.py tests/buffer/test_full_size.py",

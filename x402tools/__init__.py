@@ -6,7 +6,7 @@ The journey of one event, and the file of each step:
     intake       in memory, between the callers and the writer thread                _intake
     spool        many at a time, committed and synced as one batch                   _writer, _batch, _reserve, _spool
     sealed       a frozen POST: neither its amount nor its key ever changes again    _store (the states and their moves)
-    delivered    sent until the service has it, then struck off                      _flusher, _verdict, _gate, _http
+    delivered    sent until the service has it, then struck off             _flusher, _senders, _verdict, _gate, _http
     or dead      refused for good: set aside with the reason, until requeued         _spool, UsageBuffer.requeue
     or held      of unknown outcome, where it may not just be sent again             _doubts, _reconcile
 """

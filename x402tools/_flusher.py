@@ -17,11 +17,10 @@ import heapq
 import itertools
 import logging
 import math
-import queue
 import threading
 import time
 from collections import deque
-from typing import Callable, Deque, List, NamedTuple, Optional, Tuple
+from typing import Callable, Deque, List, Optional, Tuple
 
 from x402tools._batch import Post
 from x402tools._bell import Flag
@@ -30,14 +29,13 @@ from x402tools._fold import Fold, one_by_one
 from x402tools._folder import Folder
 from x402tools._gate import Gate
 from x402tools._retry import Backoff
+from x402tools._senders import Answer, Deliver, Senders
 from x402tools._store import Acknowledgement, Burial, Holding, Store
 from x402tools._threads import LastingThread
-from x402tools._verdict import DELIVERED, Move, Verdict, judge
-from x402tools.errors import APIConnectionError, SpoolError, X402Error
+from x402tools._verdict import Move, Verdict
+from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
-
-Deliver = Callable[[bytes, str], None]
 
 # A process that dies sends again what it had not settled: keep that time short, but a commit for every POST would
 # cost as much as the POST. Seconds, POSTs.
@@ -69,14 +67,6 @@ _LAST_SETTLEMENT = 0.15
 # Why a POST is held that no answer of this process is about.
 _UNDER_WAY = "it may have been under way when an earlier process ended"
 _TOO_OLD = "its outcome has been unknown for longer than idempotency_window"
-
-
-class Answer(NamedTuple):
-    """What a sender puts into the inbox."""
-
-    delivery: Delivery
-    verdict: Verdict
-    seconds: float = 0.0  # that the attempt took
 
 
 class Observer:
@@ -459,77 +449,3 @@ class Flusher:
         if (error is not None) != self._store_in_trouble:
             self._store_in_trouble = error is not None
             self._observer.store_failed(error)
-
-
-class Senders:
-    """Threads that make attempts and put the verdicts into the inbox; started one by one as they are needed."""
-
-    def __init__(self, deliver: Deliver, most: int, body: Callable[[Post], bytes] = Post.body) -> None:
-        self.inbox: queue.SimpleQueue[Optional[Answer]] = queue.SimpleQueue()
-        self.busy = 0  # attempts under way; changed by the flusher's thread alone
-        self._deliver = deliver
-        self._body = body
-        self._most = most
-        self._threads: List[threading.Thread] = []
-        self._jobs: queue.SimpleQueue[Optional[Delivery]] = queue.SimpleQueue()
-        self._kept: List[Optional[Answer]] = []  # what `wait` took out of the inbox
-
-    def send(self, delivery: Delivery) -> None:
-        self.busy += 1
-        if len(self._threads) < min(self.busy, self._most):
-            self._add_thread()
-        if self._threads:
-            self._jobs.put(delivery)
-        else:
-            self._attempt(delivery)  # no thread can be started (the interpreter is ending): do it here
-
-    def wait(self, seconds: float) -> None:
-        """Returns when something is in the inbox, or after the seconds."""
-        try:
-            self._kept.append(self.inbox.get(timeout=seconds) if seconds > 0 else self.inbox.get_nowait())
-        except queue.Empty:
-            return
-
-    def messages(self) -> List[Optional[Answer]]:
-        """Takes everything that has come."""
-        taken, self._kept = self._kept, []
-        while True:
-            try:
-                taken.append(self.inbox.get_nowait())
-            except queue.Empty:
-                break
-        self.busy -= sum(message is not None for message in taken)
-        return taken
-
-    def stop(self) -> None:
-        for _ in self._threads:
-            self._jobs.put(None)
-
-    def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"x402tools-sender-{len(self._threads) + 1}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads, or the interpreter is ending: those that run do the work
-            return
-        self._threads.append(thread)
-
-    def _run(self) -> None:
-        while True:
-            delivery = self._jobs.get()
-            if delivery is None:
-                return
-            self._attempt(delivery)
-
-    def _attempt(self, delivery: Delivery) -> None:
-        began = time.perf_counter()
-        verdict = self._verdict(delivery.post)
-        self.inbox.put(Answer(delivery, verdict, time.perf_counter() - began))
-
-    def _verdict(self, post: Post) -> Verdict:
-        try:
-            self._deliver(self._body(post), post.key)
-        except X402Error as error:
-            return judge(error)
-        except BaseException as error:  # noqa: BLE001 - a session of the user's own may raise anything; it is kept
-            return judge(APIConnectionError(f"delivering raised {type(error).__name__}"))
-        return DELIVERED

@@ -25,12 +25,13 @@ from x402tools._bell import Bell
 from x402tools._budget import Watches, units_of
 from x402tools._desk import Desk
 from x402tools._event import Event
-from x402tools._flusher import Deliver, Flusher
+from x402tools._flusher import Flusher
 from x402tools._intake import Intake
 from x402tools._reconcile import ReadUsage, Reconciler, Reconciliation
 from x402tools._reports import Reports
 from x402tools._reserve import Reserve
 from x402tools._resets import Resets
+from x402tools._senders import Deliver
 from x402tools._settings import Settings
 from x402tools._spool import Spool
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth

@@ -11,12 +11,12 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set,
 from x402tools import _event, _process, _spool_file
 from x402tools._budget import BudgetWatch, Watches
 from x402tools._event import LARGEST_AMOUNT, Event, Metadata, PendingUsage, check_amount, snapshot_metadata
-from x402tools._flusher import Deliver
 from x402tools._intake import Intake
 from x402tools._parts import Parts, idle
 from x402tools._periods import Period
 from x402tools._reconcile import ReadUsage, Reconciliation
 from x402tools._resets import Resets
+from x402tools._senders import Deliver
 from x402tools._settings import Settings, UserCallbacks, check_seconds
 from x402tools._stats import BufferStats, FlushResult, Health, PartHealth
 from x402tools._store import DeadLetter, Tally
