@@ -87,7 +87,7 @@ class PostTemplate:
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
-                timeout=Urllib3Timeouts(*self._limits),
+                timeout=Urllib3Timeouts(connect=self._limits[0], read=self._limits[1]),
                 preload_content=False,
             )
         request = self._prepared.copy()
