@@ -9,7 +9,6 @@ under that key.
 from __future__ import annotations
 
 import json
-import marshal
 import secrets
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -18,9 +17,6 @@ from x402tools._event import LARGEST_AMOUNT, Metadata, event_id
 
 # Of spellings of metadata whose group is known; beyond it they are worked out again. An entry takes some 300 bytes.
 _MOST_SPELLINGS = 100_000
-
-# Of `marshal`: the last format in which equal values always have equal bytes.
-_PLAIN_FORMAT = 2
 
 
 class _Group:
@@ -52,7 +48,7 @@ class Fold:
         self._each = each
         self._key_field = key_field
         self._groups: Dict[Tuple[str, str], _Group] = {}
-        self._spellings: Dict[Tuple[str, bytes], _Group] = {}
+        self._spellings: Dict[Tuple[str, str], _Group] = {}
         self._alone: List[Post] = []
         self._full: List[_Group] = []
         self.events = 0
@@ -71,7 +67,7 @@ class Fold:
                 key = event_id(recorder, number)
                 self._alone.append(Post(key, envelope_id, amount, metadata, milliseconds / 1000))
                 continue
-            spelling = envelope_id, marshal.dumps(metadata, _PLAIN_FORMAT)
+            spelling = envelope_id, repr(metadata)  # 1, 1.0, True and "1" are spelled differently
             group = spellings.get(spelling) or self._group(spelling, metadata)
             if group.events and group.amount + amount > largest:
                 self._put_aside(group)
@@ -86,7 +82,7 @@ class Fold:
         groups = [*self._full, *self._groups.values()]
         return [*self._alone, *(self._post(f"{name}-{number}", group) for number, group in enumerate(groups, 1))]
 
-    def _group(self, spelling: Tuple[str, bytes], metadata: Metadata) -> _Group:
+    def _group(self, spelling: Tuple[str, str], metadata: Metadata) -> _Group:
         if len(self._spellings) >= _MOST_SPELLINGS:
             self._spellings.clear()
         envelope_id = spelling[0]

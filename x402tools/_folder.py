@@ -142,6 +142,9 @@ class Folder:
             self._sealing = _encoded(self._fold)
         try:
             self._store.seal(self._read_up_to, self._sealing)
+            # Before any of it is sent: a power cut that undid the sealing would have the events folded once more, under
+            # another key.
+            self._store.sync()
         except ChangedError:  # what was read is still recorded, in another file
             self.reset()
             return False

@@ -189,7 +189,7 @@ def _receive(sock: Any, due: float) -> bytes:
     if left <= 0:
         raise socket.timeout("the answer came too slowly")
     sock.settimeout(left)
-    return sock.recv(_LARGEST)  # type: ignore[no-any-return]
+    return sock.recv(_LARGEST)  # type: ignore[no-any-return]  # a socket, or what stands for one
 
 
 def _may_become_usual(received: bytes) -> bool:

@@ -19,6 +19,7 @@ from x402tools._parts import Parts
 from x402tools._resets import INTERVAL_NEAR_RESET, LEAD, Resets
 from x402tools._spool import Spool
 from x402tools._store import Tally
+from x402tools._timings import Stopwatch
 from x402tools.models import Envelope, parse_time
 from x402tools.testing import Emulator
 
@@ -77,7 +78,7 @@ def test_what_is_stored_is_delivered_ahead_of_a_reset(tmp_spool: pathlib.Path) -
     resets.learn(MONTHLY)
     settings = UsageBuffer(tmp_spool, flush_interval=3600, flush_at=10**9, deliver=False)
     settings.close()
-    parts = Parts(settings._settings._replace(delivers=True), resets)
+    parts = Parts(settings._settings._replace(delivers=True), Stopwatch(), resets)
     parts.deliver_to(lambda body, _: sent.put(body))
 
     parts.intake.put(make_event())

@@ -211,6 +211,7 @@ class FakeStore:
     def __init__(self, shelf: Optional[Shelf] = None) -> None:
         self.shelf = shelf if shelf is not None else Shelf()
         self.failing: Optional[SpoolError] = None
+        self.failing_sync: Optional[SpoolError] = None
         self.claimable = True
         self.closed = False
         self.calls: List[str] = []
@@ -369,7 +370,8 @@ class FakeStore:
 
     def sync(self) -> None:
         with self._called("sync"):
-            pass
+            if self.failing_sync is not None:
+                raise self.failing_sync
 
     def claim(self) -> bool:
         with self._called("claim"):

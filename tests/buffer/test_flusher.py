@@ -13,7 +13,7 @@ from typing import Iterator, List
 import pytest
 
 from tests.buffer.bench import Bench, MakeBench, benches
-from tests.buffer.helpers import wait_until
+from tests.buffer.helpers import make_batch, wait_until
 from tests.conftest import run_with_deadline
 from x402tools._store import Tally
 from x402tools.errors import (
@@ -532,3 +532,33 @@ def test_standing_by_ends_at_once(make_bench: MakeBench) -> None:
     assert ended
     assert time.monotonic() - before < 1
     assert bench.deliver.keys() == []
+
+
+def test_what_is_sealed_is_synced_before_it_is_sent(make_bench: MakeBench) -> None:
+    """A power cut that undid the sealing would have the events billed under another key again."""
+    bench = make_bench()
+    bench.writer.append([make_batch(1, [1, 2])._replace(is_sealed=False)], Tally())
+
+    bench.run_until(lambda: bench.writer.counts().delivered == Tally(2, 3))
+
+    calls = [call for call in bench.store.calls if call in ("seal", "sync", "oldest_sealed", "settle")]
+    at = calls.index("seal")
+    assert calls[at : at + 2] == ["seal", "sync"]
+    assert "oldest_sealed" in calls[at + 2 :]
+    assert calls.index("settle") > at
+
+
+def test_what_could_not_be_synced_is_not_sent(make_bench: MakeBench) -> None:
+    """It is sealed once more, which changes nothing, until it is safe."""
+    bench = make_bench()
+    bench.store.failing_sync = SpoolError("no sync")
+    bench.writer.append([make_batch(1, [1, 2])._replace(is_sealed=False)], Tally())
+    for _ in range(5):
+        bench.turn()
+    sent_before = bench.deliver.keys()
+
+    bench.store.failing_sync = None
+    bench.run_until(lambda: bench.writer.counts().delivered == Tally(2, 3))
+
+    assert sent_before == []
+    assert len(bench.deliver.keys()) == 2

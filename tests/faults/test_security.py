@@ -220,8 +220,9 @@ def imported_by(path: pathlib.Path) -> Set[str]:
 DOORS = {
     "sqlitedict": {"_connection.py"},
     "tenacity": {"_retry.py"},
-    "requests": {"_http.py", "_timely.py", "client.py"},  # the last for the type of a session
-    "urllib3": {"_http.py", "_timely.py"},
+    # One door of four files, each with one idea; client.py only for the type of a session.
+    "requests": {"_http.py", "_posting.py", "_timely.py", "client.py"},
+    "urllib3": {"_http.py", "_lean.py", "_posting.py", "_timely.py"},
 }
 
 
