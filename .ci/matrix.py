@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import hashlib
+import os
 import pathlib
 import re
 import shutil
@@ -21,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".matrix"
 FIGURES = FOLDER / "figures"
 SUITE = ROOT / ".ci" / "suite.py"
-PARTS = 2  # of the suite, see there
+AT_ONCE = 2  # runs: most tests wait, so that one of them does not keep the cores busy
 CATALOGUE = "tests/faults"  # minutes of processes that are killed
 CONSTRAINTS = ROOT / "tests" / "constraints-oldest.txt"
 
@@ -48,9 +49,10 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run ended; `summary` is pytest's own last line, or what kept it from running."""
+    """How a part of a run ended; `summary` is pytest's own last line, or what kept it from running."""
 
     run: Run
+    part: str
     passed: bool
     summary: str
     seconds: float
@@ -101,41 +103,43 @@ def prepare_all(runs: List[Run]) -> None:
         concurrent.futures.wait([pool.submit(prepare, run, FOLDER / f"{run.name}.install.log") for run in runs])
 
 
-def execute(run: Run, arguments: List[str]) -> Outcome:
-    """One run from installing to its figures; never raises for a failure of the run."""
+def execute(run: Run, part: str, arguments: List[str]) -> Outcome:
+    """One part of the suite in the environment of the run; never raises for a failure of it."""
     started = time.monotonic()
-    log_path = FOLDER / f"{run.name}.log"
+    log_path = FOLDER / f"{run.name}-{part}.log"
     log_path.write_text("")
     summary = ""
     passed = False
     try:
         python = prepare(run, log_path)
-        figures = FIGURES / run.name
         # Each Python would find the other's last failures in the cache.
-        command = [str(python), str(SUITE), "--figures", str(figures), "-p", "no:cacheprovider", *arguments]
+        command = [str(python), str(SUITE), "--part", part, "--figures", str(FIGURES / run.name)]
         with log_path.open("a") as log:
             status = subprocess.run(
-                command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=RUN_TIMEOUT
+                [*command, "-p", "no:cacheprovider", *arguments],
+                cwd=ROOT,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=RUN_TIMEOUT,
             )
         passed = status.returncode == 0
-        # One such line from each part of the suite.
         closing = re.findall(
             r"^=* ?(\d+ (?:passed|failed|error).*? in [\d.]+s).*$", log_path.read_text(errors="replace"), re.MULTILINE
         )
-        summary = "; ".join(closing)
-        if len(closing) < PARTS:
-            summary += f" (status {status.returncode}, and a part of the suite left no figures)"
+        summary = "; ".join(closing) or f"status {status.returncode}, and no figures"
     except subprocess.CalledProcessError as error:
         summary = f"could not be installed: {' '.join(map(str, error.cmd))} ended with status {error.returncode}"
     except subprocess.TimeoutExpired:
         summary = f"not done after {RUN_TIMEOUT} s, stopped"
-    return Outcome(run, passed, summary, time.monotonic() - started, log_path)
+    return Outcome(run, part, passed, summary, time.monotonic() - started, log_path)
 
 
 def report(outcome: Outcome) -> None:
     """The run's summary on one line, and the whole log when it failed."""
     verdict = "ok  " if outcome.passed else "FAIL"
-    print(f"{verdict} {outcome.run.name:<11} {outcome.seconds:5.0f} s  {outcome.summary}", flush=True)
+    print(f"{verdict} {outcome.run.name:<11} {outcome.part:<8} {outcome.seconds:5.0f} s  {outcome.summary}", flush=True)
     if not outcome.passed:
         print(f"---- {outcome.log.relative_to(ROOT)} ----")
         print(outcome.log.read_text(errors="replace"))
@@ -163,11 +167,16 @@ def main() -> int:
     print(f"To run: {', '.join(run.name for run in runs)}", flush=True)
 
     prepare_all(runs)
-    # One after the other: each keeps all cores busy by itself.
+    less = {run: [] if options.full or run.name == OLDEST else [f"--ignore={CATALOGUE}"] for run in runs}
+    workers = ["--workers", str(2 * (os.cpu_count() or 1))]
     outcomes = []
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for outcome in pool.map(lambda run: execute(run, "together", arguments + workers + less[run]), runs):
+            outcomes.append(outcome)
+            report(outcome)
+    # What measures short times runs by itself.
     for run in runs:
-        less = [] if options.full or run.name == OLDEST else [f"--ignore={CATALOGUE}"]
-        outcomes.append(execute(run, arguments + less))
+        outcomes.append(execute(run, "alone", arguments + less[run]))
         report(outcomes[-1])
 
     here = [version for version, _ in found]

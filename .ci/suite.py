@@ -1,7 +1,8 @@
 """The test suite in two parts: most tests several at a time, then one by one those that measure short times.
 
-`suite.py [--figures PREFIX] [pytest arguments]`, with the interpreter of the environment to test. Leaves pytest's
-figures in PREFIX-together.xml and PREFIX-alone.xml. Exits with the status of the first part that failed.
+`suite.py [--figures PREFIX] [--part together|alone] [--workers N] [pytest arguments]`, with the interpreter of the
+environment to test. Leaves pytest's figures in PREFIX-together.xml and PREFIX-alone.xml. Exits with the status of the
+first part that failed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ WORKERS = 3 * (os.cpu_count() or 1)
 NOTHING_SELECTED = 5
 
 
-def run(part: str, selection: str, figures: Optional[str], arguments: List[str]) -> int:
+def run(part: str, selection: str, figures: Optional[str], arguments: List[str], workers: int = WORKERS) -> int:
     """The status of one part."""
     command = [sys.executable, "-m", "pytest", "-m", selection]
     if part == "together":
         # By file: what a file sets up once, an emulator for example, is set up once.
-        command += ["--numprocesses", str(WORKERS), "--dist", "loadfile"]
+        command += ["--numprocesses", str(workers), "--dist", "loadfile"]
     if figures:
         command.append(f"--junitxml={figures}-{part}.xml")
     print(f"{part}: {selection}", flush=True)
@@ -36,16 +37,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--figures", metavar="PREFIX", help="where pytest's figures go")
     parser.add_argument("--without", metavar="MARK", action="append", default=["proof"], help="leave these out")
+    parser.add_argument("--part", choices=("together", "alone"), help="one part of the two")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="tests at a time (default %(default)s)")
     parser.add_argument("--only", metavar="MARK", help="run these alone, one by one")
     options, arguments = parser.parse_known_args()
 
     if options.only:
         return run("alone", options.only, options.figures, arguments)
     rest = "".join(f" and not {mark}" for mark in options.without)
-    statuses = [
-        run("together", f"not alone{rest}", options.figures, arguments),
-        run("alone", f"alone{rest}", options.figures, arguments),
-    ]
+    selections = {"together": f"not alone{rest}", "alone": f"alone{rest}"}
+    parts = [options.part] if options.part else list(selections)
+    statuses = [run(part, selections[part], options.figures, arguments, options.workers) for part in parts]
     if set(statuses) == {NOTHING_SELECTED}:
         return NOTHING_SELECTED
     return next((status for status in statuses if status not in (0, NOTHING_SELECTED)), 0)

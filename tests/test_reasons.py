@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import re
-from typing import Iterator, Tuple
+from functools import lru_cache
+from typing import List, Tuple
 
 import pytest
 
@@ -23,12 +24,15 @@ NEEDS_A_REASON = {
 }
 
 
-def lines() -> Iterator[Tuple[str, str]]:
+@lru_cache(maxsize=None)
+def lines() -> List[Tuple[str, str]]:
     """Where each line of the project's Python stands, and what it says."""
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                yield f"{path.relative_to(ROOT)}:{number}", line
+    return [
+        (f"{path.relative_to(ROOT)}:{number}", line)
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
 
 
 @pytest.mark.parametrize("switch", NEEDS_A_REASON)
