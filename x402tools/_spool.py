@@ -20,6 +20,7 @@ import os
 import secrets
 import time
 import uuid
+from itertools import chain
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from x402tools import _batch, _spool_rows
@@ -48,6 +49,8 @@ _EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 # Above this many bytes an empty spool file is rebuilt small. Rebuilding an empty one takes about 10 ms.
 _WORTH_SHRINKING = 1024 * 1024
+
+_FORGET_EVERY = 50  # deposits; the rows of recorders that are gone wait for it without harm
 
 _SIZE_CHECK_EVERY = 0.1  # seconds; at 100 MB/s the limit is passed by 10 MB at the most
 
@@ -132,9 +135,11 @@ class Spool:
                 for name, tally in (("delivered", deposit.delivered), ("dropped", deposit.dropped)):
                     count(transaction, name, tally)
                     count(transaction, "recorded", tally)
-                for recorder, number in self._last_numbers(deposit).items():
-                    transaction.run(_spool_rows.REMEMBER, (_spool_rows.stored_key(recorder), number))
-                transaction.run(_spool_rows.FORGET_RECORDERS)
+                numbers = self._last_numbers(deposit)
+                rows = [(_spool_rows.stored_key(recorder), number) for recorder, number in numbers.items()]
+                transaction.run(_spool_rows.REMEMBER + ", (?, ?)" * (len(rows) - 1), list(chain.from_iterable(rows)))
+                if deposit.number % _FORGET_EVERY == 0:
+                    transaction.run(_spool_rows.FORGET_RECORDERS)
 
     def has_deposit(self, number: int) -> bool:
         """Whether the last deposit that was stored is the one of this number."""
