@@ -36,15 +36,15 @@ GUARDS: List[Guard] = [
     Guard(
         "COMMIT as text, whose failure shows",
         "_connection.py",
-        'self._exchange([("COMMIT", ())])',
-        "pass",
+        'self._send(("COMMIT", ()))',
+        "self._exchange(self._waiting)",
         "tests/buffer/test_connection.py tests/buffer/test_spool.py",
     ),
     Guard(
-        "COMMIT apart from the rest",
+        "no COMMIT after a statement that failed",
         "_connection.py",
-        'self._exchange(self._waiting)\n        self._exchange([("COMMIT", ())])',
-        'self._exchange([*self._waiting, ("COMMIT", ())])',
+        "self.connection.rollback()",
+        "self.connection.commit()",
         "tests/buffer/test_connection.py tests/buffer/test_spool.py tests/buffer/test_stores.py",
     ),
     Guard(

@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from json.encoder import encode_basestring_ascii
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from x402tools import _json_writer
 from x402tools._event import Event, Metadata, event_id, time_text
 
 FORMAT = 1
@@ -35,7 +37,7 @@ _HEADER = struct.Struct(">BBI")
 
 Row = Tuple[Union[int, str], str, int, Metadata, int]  # of an event; the last is milliseconds since 1970
 # Made once: `json.dumps` makes another encoder for each call that wants anything but its defaults.
-_compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 LARGEST_VALUE = _LARGEST_PAYLOAD + _HEADER.size
 
@@ -56,11 +58,11 @@ class Post(NamedTuple):
 
     def body(self) -> bytes:
         """The body of the POST: exactly the fields that the wire contract names."""
-        head = _compact({"envelopeId": self.envelope_id, "amount": self.amount})
+        head = f'{{"envelopeId":{encode_basestring_ascii(self.envelope_id)},"amount":{self.amount}'
         if self.metadata is None:
-            return head.encode("ascii")
+            return f"{head}}}".encode("ascii")
         metadata = self.metadata if isinstance(self.metadata, str) else _compact(self.metadata)
-        return f'{head[:-1]},"metadata":{metadata}}}'.encode()
+        return f'{head},"metadata":{metadata}}}'.encode()
 
     def body_with_time(self) -> bytes:
         """The same with a `timestamp`, a field that is in no description of the API."""
@@ -141,7 +143,7 @@ def has_key(post: Post, field: str) -> bool:
 
 
 def _seal(recorder: str, rows: Sequence[Tuple[object, ...]]) -> bytes:
-    payload = _compact([recorder, rows]).encode("ascii")
+    payload = _json_writer.write([recorder, rows])
     compressed = len(payload) > _WORTH_COMPRESSING
     if compressed:
         payload = zlib.compress(payload, _FASTEST)

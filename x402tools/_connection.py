@@ -6,6 +6,7 @@ ever when a commit fails, hands errors to whichever thread asks next, turns sync
 * each exchange (statements, and the wait for the last answer) happens under one lock, so an error reaches its cause;
 * the wait has a deadline and watches that the thread is alive; a dead or stuck thread is abandoned for a new one;
 * BEGIN, COMMIT and ROLLBACK are sent as text, which reports errors; `commit()` and `close()` are never called;
+* the statements of a transaction are sent as one request, and none is run after one that failed;
 * WAL and the sync level are set and read back;
 * our own encoded bytes go in and out as bound parameters, and the pickling codec is replaced where it stands.
 """
@@ -50,6 +51,8 @@ _LOOK_EVERY = 0.05  # seconds between looks whether the thread is alive
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "could not decode")
 
 _SHORTEST_PATIENCE = 0.02  # seconds for an answer once the time given by `give_up_at` is over
+
+_TOGETHER = "--together--"  # stands for a statement, see `_Cursor`
 
 _META_TABLE = "meta"
 META_TABLE = f"CREATE TABLE IF NOT EXISTS {_META_TABLE} (key TEXT PRIMARY KEY, value BLOB)"  # as sqlitedict makes it
@@ -114,10 +117,35 @@ def _identity(path: str) -> Optional[Tuple[int, int]]:
         return None
 
 
+class _Cursor(sqlite3.Cursor):
+    """A cursor that runs several statements as one request to its thread, of which each costs a queue and a wake-up."""
+
+    def execute(self, sql: str, parameters: Any = ()) -> _Cursor:
+        """Runs a statement, or for `_TOGETHER` those in `parameters`, up to the first that fails.
+
+        When it begins a transaction it is undone as a whole, so that it can be tried again.
+        """
+        if sql != _TOGETHER:
+            super().execute(sql, parameters)
+            return self
+        try:
+            for statement, its in parameters:
+                super().execute(statement, its)
+        except BaseException:
+            if parameters[0][0].startswith("BEGIN ") and self.connection.in_transaction:
+                self.connection.rollback()
+            raise
+        return self
+
+
 class _Thread(sqlitedict.SqliteMultithread):  # type: ignore[misc]  # sqlitedict has no types
     """sqlitedict's connection thread, which dies of a row it cannot read; this one remembers of what."""
 
     died_of: Optional[Exception] = None
+
+    def _connect(self) -> Tuple[sqlite3.Connection, sqlite3.Cursor]:
+        connection, _ = super()._connect()
+        return connection, connection.cursor(_Cursor)
 
     def run(self) -> None:
         try:
@@ -143,19 +171,20 @@ class _Dict(sqlitedict.SqliteDict):  # type: ignore[misc]  # sqlitedict has no t
 
 
 class Transaction:
-    """The statements of one transaction. They are sent together, because every wait costs two changes of thread."""
+    """The statements of one transaction. They are sent together, because every wait costs two changes of thread.
+
+    Args:
+        exchange: runs statements in order up to the first that fails; the rows of the last. What starts with a BEGIN
+            happens as a whole or not at all.
+        kind: see `Connection.transaction`.
+        give_up: the moment of `time.monotonic()` until which another process's lock is waited for.
+    """
 
     def __init__(self, exchange: Callable[[Sequence[Statement]], List[Row]], kind: str, give_up: float) -> None:
         self._exchange = exchange
+        self._begin: Optional[Statement] = (f"BEGIN {kind}", ())  # None when it has begun
+        self._give_up = give_up
         self._waiting: List[Statement] = []
-        self._begin(kind, give_up)
-
-    def _begin(self, kind: str, give_up: float) -> None:
-        """Alone, because what is sent after a BEGIN that another process keeps waiting would wait just as long again.
-
-        SQLite waits in steps that grow to 100 ms, and so comes too late beside a process that commits back to back.
-        """
-        _until_unlocked(lambda: self._exchange([(f"BEGIN {kind}", ())]), give_up)
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Adds a statement; its failure shows at the next `rows` or at the end."""
@@ -163,21 +192,29 @@ class Transaction:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
         """Runs what was added and then this statement; its rows."""
-        statements, self._waiting = [*self._waiting, (sql, parameters)], []
-        return self._exchange(statements)
+        return self._send((sql, parameters))
 
     def commit(self) -> None:
-        # In two exchanges: COMMIT sent along with the rest would commit the good half when one statement had failed.
-        self._exchange(self._waiting)
-        self._exchange([("COMMIT", ())])
+        self._send(("COMMIT", ()))  # not reached when a statement before it fails
+
+    def _send(self, last: Statement) -> List[Row]:
+        statements, self._waiting = [*self._waiting, last], []
+        if self._begin is None:
+            return self._exchange(statements)
+        beginning = [self._begin, *statements]
+        rows = _until_unlocked(lambda: self._exchange(beginning), self._give_up)
+        self._begin = None
+        return rows
 
 
-def _until_unlocked(attempt: Callable[[], object], give_up: float) -> None:
-    """Tries again while another process keeps the file locked; raises what it said when the time is over."""
+def _until_unlocked(attempt: Callable[[], List[Row]], give_up: float) -> List[Row]:
+    """Tries again while another process keeps the file locked; raises what it said when the time is over.
+
+    SQLite itself waits in steps that grow to 100 ms, and so comes too late beside a process that commits back to back.
+    """
     while True:
         try:
-            attempt()
-            return
+            return attempt()
         except SpoolError as error:
             if "locked" not in str(error) or time.monotonic() >= give_up:
                 raise
@@ -195,10 +232,8 @@ def transaction_here(path: str, temporary: Sequence[str] = ()) -> Iterator[Trans
     connection = plain(path)
 
     def exchange(statements: Sequence[Statement]) -> List[Row]:
-        rows: List[Row] = []
-        for sql, parameters in statements:
-            rows = connection.execute(sql, parameters).fetchall()
-        return rows
+        cursor = connection.cursor(_Cursor)
+        return list(cursor.execute(_TOGETHER, statements))
 
     try:
         exchange([("PRAGMA synchronous=FULL", ()), *((sql, ()) for sql in temporary)])
@@ -345,9 +380,7 @@ class Connection:
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         try:
             thread = self._open().conn
-            for sql, parameters in statements[:-1]:
-                thread.execute(sql, parameters)
-            sql, parameters = statements[-1]
+            sql, parameters = statements[0] if len(statements) == 1 else (_TOGETHER, statements)
             thread.execute(sql, parameters, answers)
             rows: List[Row] = []
             started = time.monotonic()

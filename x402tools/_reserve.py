@@ -178,6 +178,8 @@ class Reserve:
     @property
     def in_memory(self) -> int:
         """Pending events that are only here."""
+        if not self._kept:  # as a rule, and asked after every commit
+            return 0
         with self._lock:
             return self._kept_pending().events
 

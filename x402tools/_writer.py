@@ -17,7 +17,7 @@ from typing import Callable, List, Optional, Sequence
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
-from x402tools._bell import Flag
+from x402tools._bell import Bell, Flag
 from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._intake import Intake
@@ -37,6 +37,7 @@ _LOOKS_BEFORE_SLEEP = 100
 
 _LONGEST_SLEEP = 1.0  # seconds; the thread looks again by itself
 _SYNC_EVERY = 1.0  # seconds
+_LOOK_EVERY = 0.02  # seconds between looks of a caller that waits for the commit of another, which wakes it
 _FIRST_RETRY, _LONGEST_RETRY = 0.05, 1.0  # seconds between attempts to store while the store fails
 
 _NEXT_COMMIT = 0.5  # seconds that a commit at the end gives to the one after it, whatever the deadline: the disk works
@@ -87,6 +88,8 @@ class Writer:
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
         self._committing = False
+        self._begun = self._done = 0  # commits; the last one done has the number of the last one begun
+        self._committed = Bell()  # rings after each
         self._unsynced = False
         self._held = 0  # events that the intake was told of as held elsewhere
         self._in_trouble = False
@@ -106,7 +109,6 @@ class Writer:
         """Hands everything that was recorded before this call to the store; True when the store has it all, on disk
         or, while the disk fails, in memory.
 
-        Who waits for the lock while another commits often finds nothing left to do: the other took its event along.
         What is recorded during the call is left to the next one: under steady traffic it would never end otherwise.
         """
         try:
@@ -118,20 +120,49 @@ class Writer:
         return complete
 
     def _commit(self) -> bool:
-        with self._lock:
-            self._intake.dropped()  # adds them up, or they would become many while the store fails
-            if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes the event along
-                return False
-            self._committing = True
-            try:
-                return not self._hand_over()
-            finally:
-                self._committing = False
+        try:
+            with self._lock:
+                self._intake.dropped()  # adds them up, or they would become many while the store fails
+                if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes it along
+                    return False
+                self._committing = True
+                self._begun += 1
+                try:
+                    left = self._hand_over()
+                    self._done = self._begun
+                    return not left
+                finally:
+                    self._committing = False
+        finally:
+            self._committed.ring()
 
     def wait_for_commit(self) -> None:
-        """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails."""
-        if not self._in_trouble:
-            self.commit()
+        """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails.
+
+        A group commit: one of the callers commits for all, and the others wait for that. A commit takes along what was
+        put before it began, so a caller has to see the end of one that began after it put its event.
+        """
+        if self._in_trouble:
+            return
+        begun = self._begun
+        try:
+            self._desk.run(lambda: self._wait_for_commit_after(begun))
+        except InBetweenError:
+            return
+        self._report()  # as in `commit`
+
+    def _wait_for_commit_after(self, begun: int) -> None:
+        while self._done <= begun:
+            rung = self._committed.rung
+            if not self._lock.acquire(blocking=False):
+                self._committed.wait(rung, _LOOK_EVERY)
+                continue
+            try:
+                if self._committing or (self._done <= begun and not self._commit()):
+                    return  # in the middle of one, see `_commit`; or the store has no room for all of it
+            finally:
+                self._lock.release()
+                self._committed.ring()  # once more, for those who found the lock taken just now
 
     def waiting(self) -> Tally:
         """What is recorded and not in the store; call with `lock` held for a count that misses nothing."""
