@@ -467,7 +467,13 @@ class Reserve:
         batches = [batch.to_store() for batch in kept.values()]
         notes = [note for batch in kept.values() for note in batch.notes()]
         deposit = Deposit(
-            self._deposits, batches, self._delivered, self._dropped, tuple(self._buried), tuple(self._held), notes
+            self._deposits,
+            batches,
+            self._delivered,
+            self._dropped,
+            tuple(self._buried),
+            tuple(self._held),
+            tuple(notes),
         )
         self._unsure = deposit, kept  # until it has arrived, which an interrupt in a caller's thread may prevent too
         self._spool.deposit(deposit)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pathlib
 import signal
+import threading
 import time
+from typing import List
 
 import pytest
 
@@ -166,3 +168,25 @@ def test_a_multiprocessing_child_stores_what_it_recorded(
 
     assert child == "child 0"
     assert emulator.ledger().events + len(stored_posts(tmp_spool)) == 21
+
+
+def test_what_many_threads_record_after_the_end_is_stored(tmp_spool: pathlib.Path) -> None:
+    """Each stores its own, in whatever order they get there."""
+    buffer = UsageBuffer(tmp_spool)
+    assert buffer._parts is not None
+    buffer._parts.close_at_exit()
+    start = threading.Barrier(8, timeout=10)
+    recorded: List[str] = []
+
+    def record() -> None:
+        start.wait()
+        recorded.extend([buffer.record("env_1", 1).id for _ in range(20)])
+
+    threads = [threading.Thread(target=record) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert sorted(post.key for post in stored_posts(tmp_spool)) == sorted(recorded)
+    assert len(recorded) == 160
