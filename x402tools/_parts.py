@@ -172,8 +172,8 @@ class Parts:
             raise BufferClosedError("the buffer is closed; this event was not stored")
         batch = self._settings.encode(self.intake.recorder, 0, [event])
         try:
-            # Each under a name of its own: the store takes a lower number of the same recorder for a repetition, and two
-            # threads may store theirs in another order than they were numbered.
+            # Each under a name of its own: the store takes a lower number of the same recorder for a repetition, and of
+            # two threads the one with the lower number may be the slower.
             self.store.append_alone(batch._replace(id=f"late-{self.intake.recorder}-{next(self._late_numbers)}/1"))
         except SpoolError as error:
             raise BufferClosedError(f"the process is ending and this event could not be stored: {error}") from error
