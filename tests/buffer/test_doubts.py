@@ -171,7 +171,7 @@ def test_an_orderly_end_leaves_no_note_about_what_was_not_sent(make_bench: MakeB
 
 
 def test_a_post_that_cannot_be_noted_is_not_sent(make_bench: MakeBench) -> None:
-    """It stays first in the line, and is sent when the store takes notes again."""
+    """It waits, and is sent when the store takes notes again."""
     bench = make_bench(hold_after=HOLD)
     bench.record(1, 2)
     note, failures = bench.store.note_sending, [SpoolError("full"), SpoolError("full")]
@@ -187,7 +187,7 @@ def test_a_post_that_cannot_be_noted_is_not_sent(make_bench: MakeBench) -> None:
     bench.run_until(bench.is_empty)
 
     assert sent_meanwhile == []
-    assert bench.deliver.taken == ["rec-1-0", "rec-1-1"]
+    assert sorted(bench.deliver.taken) == ["rec-1-0", "rec-1-1"]  # two senders: either may be the first to be answered
 
 
 def test_within_the_window_it_is_sent_again_and_after_it_held(make_bench: MakeBench) -> None:
