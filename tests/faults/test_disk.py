@@ -97,15 +97,16 @@ def test_D01_file_size_limit(tmp_path: pathlib.Path) -> None:
     assert report["delivered"] == report["booked"] == 510
 
 
+# The first forty writes and the first three syncs make the file.
 FAULTS = {
-    "D02-enospc-in-insert-and-commit": ["pwrite64:error=ENOSPC:when=40..90"],
-    "D02-enospc-now-and-then": ["pwrite64:error=ENOSPC:when=30+7"],
-    "D03-eio-on-write-once": ["pwrite64:error=EIO:when=50"],
-    "D03-eio-on-write-burst": ["pwrite64:error=EIO:when=50..80"],
+    "D02-enospc-in-insert-and-commit": ["pwrite64:error=ENOSPC:when=50..100"],
+    "D02-enospc-now-and-then": ["pwrite64:error=ENOSPC:when=50+7"],
+    "D03-eio-on-write-once": ["pwrite64:error=EIO:when=60"],
+    "D03-eio-on-write-burst": ["pwrite64:error=EIO:when=60..90"],
     "D03-eio-on-fsync-once": ["fdatasync:error=EIO:when=5"],
     "D03-eio-on-fsync-now-and-then": ["fdatasync:error=EIO:when=4+3"],
     "D03-eio-on-fsync-for-ever": ["fdatasync:error=EIO:when=4+1"],
-    "D03-eio-on-write-for-ever": ["pwrite64:error=EIO:when=40+1"],
+    "D03-eio-on-write-for-ever": ["pwrite64:error=EIO:when=50+1"],
 }
 
 
