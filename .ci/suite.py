@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from typing import List, Optional
@@ -41,6 +42,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=WORKERS, help="tests at a time (default %(default)s)")
     parser.add_argument("--only", metavar="MARK", help="run these alone, one by one")
     options, arguments = parser.parse_known_args()
+    # Ignored where this was started in the background, and so for every program of the tests: Ctrl-C would not reach one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if options.only:
         return run("alone", options.only, options.figures, arguments)
