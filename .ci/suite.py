@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=WORKERS, help="tests at a time (default %(default)s)")
     parser.add_argument("--only", metavar="MARK", help="run these alone, one by one")
     options, arguments = parser.parse_known_args()
-    # Ignored where this was started in the background, and so for every program of the tests: Ctrl-C would not reach one.
+    # Ignored where this was started in the background, and then by every program of the tests, which Ctrl-C is to end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if options.only:
