@@ -23,7 +23,8 @@ FOLDER = ROOT / ".matrix"
 FIGURES = FOLDER / "figures"
 SUITE = ROOT / ".ci" / "suite.py"
 AT_ONCE = 2  # runs: most tests wait, so that one of them does not keep the cores busy
-CATALOGUE = "tests/faults"  # minutes of processes that are killed
+# Minutes of processes that are killed, and of programs that are started: on the oldest Python and on the newest.
+SLOW = ("tests/faults", "tests/demo", "tests/cli", "tests/benchmarks", "tests/test_readme.py")
 CONSTRAINTS = ROOT / "tests" / "constraints-oldest.txt"
 
 OLDEST = "3.8"
@@ -162,12 +163,12 @@ def main() -> int:
         arguments += ["--without", "full"]
         print(
             "Without the tests marked `full`: their size, not the Python, is what they test; `make test` ran them.\n"
-            f"The fault catalogue ({CATALOGUE}) runs on the oldest Python here, and on the newest in `make test`."
+            f"On the oldest Python here, and on the newest in `make test`, but not on the others: {', '.join(SLOW)}"
         )
     print(f"To run: {', '.join(run.name for run in runs)}", flush=True)
 
     prepare_all(runs)
-    less = {run: [] if options.full or run.name == OLDEST else [f"--ignore={CATALOGUE}"] for run in runs}
+    less = {run: [] if options.full or run.name == OLDEST else [f"--ignore={path}" for path in SLOW] for run in runs}
     workers = ["--workers", str(2 * (os.cpu_count() or 1))]
     outcomes = []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
