@@ -9,7 +9,7 @@ import pytest
 
 from tests.buffer.helpers import assert_adds_up, held_spool, make_batch, stored_posts
 from x402tools._reserve import Reserve
-from x402tools._spool import Spool
+from x402tools._spool import Deposit, Spool
 from x402tools._store import Acknowledgement, Burial, Holding, Tally
 
 
@@ -171,3 +171,21 @@ def test_what_is_given_up_counts_as_dropped(reserve: Reserve, tmp_spool: pathlib
     assert_adds_up(held)
     assert_adds_up(reserve.counts())
     assert stored_posts(tmp_spool) == []
+
+
+def test_an_ordinary_batch_is_a_deposit_of_nothing_else(tmp_path: pathlib.Path) -> None:
+    """Only such a deposit is stored by one statement; anything else in it costs a transaction of several."""
+    batch = make_batch(1)
+    deposits: List[Deposit] = []
+
+    class Noting(Spool):
+        def deposit(self, deposit: Deposit) -> None:
+            deposits.append(deposit)
+            super().deposit(deposit)
+
+    reserve = Reserve(Noting(str(tmp_path / "usage.db"), sync="FULL", max_bytes=2**40))
+
+    reserve.append([batch], Tally())
+    reserve.close()
+
+    assert deposits == [Deposit(1, [batch])]
