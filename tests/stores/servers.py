@@ -49,7 +49,7 @@ def require(kind: str) -> str:
     pytest.importorskip("redis", reason="the client of both is the extra `redis`")
     path = program(kind)
     if path is None:
-        pytest.skip(MISSING[kind])
+        pytest.skip(reason=MISSING[kind])
     return path
 
 
@@ -208,6 +208,9 @@ class Proxy:
             self._connect(client)
 
     def _connect(self, client: socket.socket) -> None:
+        if self._is_cut:
+            _end(client)
+            return
         try:
             server = socket.create_connection((HOST, self.target), timeout=5.0)
         except OSError:
