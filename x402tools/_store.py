@@ -130,7 +130,7 @@ class HeldPost(NamedTuple):
 
 
 class Allowance(NamedTuple):
-    """How many POSTs may go out now; seconds after which more may, if that is known; why nobody or only one may send."""
+    """How many POSTs may go out now, seconds after which more may, and why no process sends, or only one."""
 
     posts: int
     wait: float = 0.0

@@ -49,7 +49,7 @@ def test_an_outage_is_not_passed_on(make_bench: MakeBench) -> None:
 def test_nothing_is_sent_while_another_process_was_told_to_wait(make_bench: MakeBench) -> None:
     """It says why, asks again when the time is over, and tells the others once the service has answered."""
     bench = make_bench()
-    bench.store.allows = lambda most: Allowance(0, 30.0, "slow down")
+    bench.store.allows = lambda _: Allowance(0, 30.0, "slow down")
     bench.record(*[1] * 10)
 
     bench.run_for(29.0)
