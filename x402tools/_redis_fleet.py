@@ -1,5 +1,5 @@
-"""What the workers on one engine tell each other there: nobody sends until a moment, one tries it out, and how many POSTs
-a second all of them together may send.
+"""What the workers on one engine tell each other there: that nobody sends until a moment and then one tries it out, and
+how many POSTs a second all of them together may send.
 
     {x402:<ns>}:shut      the reason, as long as nobody sends; expires by itself
     {x402:<ns>}:trouble   the reason, from then until a POST was answered: as long, one POST a second tries it out
@@ -20,8 +20,8 @@ from x402tools._store import Allowance
 # Runs a script on the engine: its text, its keys, its arguments. Raises SpoolError.
 Run = Callable[[str, Sequence[str], Sequence[Any]], Any]
 
-# Without a rate an answer that allows everything holds for so long, in seconds: a question costs as much as a tenth of a
-# POST, and a worker that was not told to wait yet sends for so long more.
+# Without a rate an answer that allows everything holds for so long, in seconds: a question costs as much as a tenth of
+# a POST, and a worker that was not told to wait yet sends for so long more.
 _FRESH = 0.05
 
 PROBE_EVERY = 1.0  # seconds

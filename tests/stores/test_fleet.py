@@ -1,4 +1,4 @@
-"""What workers tell each other through an engine: one is told to wait and all do, and a rate that they keep together."""
+"""What workers tell each other through an engine: one is told to wait and all do, and all keep one rate together."""
 
 from __future__ import annotations
 
