@@ -22,6 +22,7 @@ POSTs from memory have negative sequence numbers, those from the spool positive 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
@@ -33,6 +34,7 @@ from x402tools._spool import Deposit, Spool
 from x402tools._spool_rows import numbered
 from x402tools._store import (
     Acknowledgement,
+    Allowance,
     Burial,
     Counts,
     DeadLetter,
@@ -411,6 +413,19 @@ class Reserve:
 
     def claim(self) -> bool:
         return self._spool.claim()
+
+    def allowance(self, most: int) -> Allowance:
+        return self._spool.allowance(most)
+
+    def shut(self, reason: str, seconds: float) -> None:
+        """See `Store`. Never raises SpoolError: who is not told of it is told by the service."""
+        with contextlib.suppress(SpoolError):
+            self._spool.shut(reason, seconds)
+
+    def reopen(self) -> None:
+        """See `Store`. Never raises SpoolError: what is not reopened tries itself out."""
+        with contextlib.suppress(SpoolError):
+            self._spool.reopen()
 
     def release(self) -> None:
         """See `Store`. With something owed it only happens at `close`, when it is written down or given up."""

@@ -35,6 +35,7 @@ from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving
 from x402tools._spool_setup import FORMAT
 from x402tools._store import (
     Acknowledgement,
+    Allowance,
     Burial,
     ChangedError,
     Counts,
@@ -422,6 +423,14 @@ class Spool:
 
     def release(self) -> None:
         self._claim.release()
+
+    def allowance(self, most: int) -> Allowance:
+        """See `Store`: the one process that delivers is its own fleet."""
+        return Allowance(most)
+
+    def shut(self, reason: str, seconds: float) -> None: ...
+
+    def reopen(self) -> None: ...
 
     def look(self) -> None:
         """Makes sure that the open file is still the one at the path.
