@@ -177,7 +177,18 @@ local waiting = redis.call('XLEN', KEYS[2]) + redis.call('XLEN', KEYS[3]) + redi
 if known and known ~= ARGV[1] and waiting > 0 then
   return 0
 end
-redis.call('HSET', KEYS[1], 'destination', ARGV[1])
+if known ~= ARGV[1] then
+  redis.call('HSET', KEYS[1], 'destination', ARGV[1])
+end
+return 1
+"""
+
+# KEYS stream · ARGV group. Makes both, unless they are there; a server whose memory is full refuses that.
+MAKE_GROUP = """
+local found = redis.pcall('XPENDING', KEYS[1], ARGV[1])
+if found.err then
+  redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+end
 return 1
 """
 
