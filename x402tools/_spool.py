@@ -94,6 +94,8 @@ class Spool:
         SpoolError: the file cannot be made or used; it names the path and what to do.
     """
 
+    is_shared = False  # by several processes that deliver at the same time
+
     def __init__(self, path: str, *, sync: str, max_bytes: int, make_folder: bool = False) -> None:
         self.path = path
         self._max_bytes = max_bytes
