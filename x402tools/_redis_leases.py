@@ -74,7 +74,7 @@ class Leases:
             SpoolError
         """
         try:
-            self._link.command("XGROUP", "CREATE", self._stream, self._group, "0", "MKSTREAM")
+            self._link.run(_redis_scripts.MAKE_GROUP, [self._stream], [self._group])
         except SpoolError as error:
             if "BUSYGROUP" not in str(error):
                 raise

@@ -1,8 +1,7 @@
-"""`x402tools worker --store`: any number of them on one engine, and the other commands that look after what is in it."""
+"""`x402tools worker --store`: any number of them on one engine, and the commands that look after what is in it."""
 
 from __future__ import annotations
 
-import json
 import pathlib
 import signal
 from typing import Iterator, Sequence
