@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 from x402tools import UsageBuffer, X402Client
 from x402tools._cli.options import Service
@@ -41,7 +41,7 @@ def fleet_client(
     """The same for an engine, which checks the base URL itself; see `RedisStore` for `rate` and `lease`."""
     from x402tools import RedisStore
 
-    options = {name: value for name, value in (("rate", rate), ("lease", lease)) if value is not None}
+    options: Dict[str, Any] = {name: value for name, value in (("rate", rate), ("lease", lease)) if value is not None}
     buffer = UsageBuffer(store=RedisStore(store, **options), deliver=True, **settings)
     try:
         return service.client(buffer=buffer)
