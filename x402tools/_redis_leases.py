@@ -73,7 +73,11 @@ class Leases:
         Raises:
             SpoolError
         """
-        self._link.run(_redis_scripts.MAKE_GROUP, [self._stream], [self._group])
+        try:
+            self._link.run(_redis_scripts.MAKE_GROUP, [self._stream], [self._group])
+        except SpoolError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
 
     def read(self, limit: int) -> List[Entry]:
         """Up to so many entries: those of processes that are dead, then new ones.

@@ -52,11 +52,18 @@ return 1
 """
 )
 
+# KEYS in or out · ARGV group. Also where memory is full: a worker that starts then is what makes room.
+MAKE_GROUP = """
+redis.call('XACK', KEYS[1], ARGV[1], '0-0')
+return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+"""
+
 # KEYS recorders · ARGV deposit's name, number. Writes, so that WAIT tells of replicas that have all before it.
 HAS_DEPOSIT = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   return 0
 end
+redis.call('HDEL', KEYS[1], '')
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
@@ -177,18 +184,8 @@ local waiting = redis.call('XLEN', KEYS[2]) + redis.call('XLEN', KEYS[3]) + redi
 if known and known ~= ARGV[1] and waiting > 0 then
   return 0
 end
-if known ~= ARGV[1] then
-  redis.call('HSET', KEYS[1], 'destination', ARGV[1])
-end
-return 1
-"""
-
-# KEYS stream · ARGV group. Makes both, unless they are there; a server whose memory is full refuses that.
-MAKE_GROUP = """
-local found = redis.pcall('XPENDING', KEYS[1], ARGV[1])
-if found.err then
-  redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-end
+redis.call('HDEL', KEYS[1], '')
+redis.call('HSET', KEYS[1], 'destination', ARGV[1])
 return 1
 """
 

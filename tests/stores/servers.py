@@ -107,11 +107,11 @@ class Server:
         """Ends it by SIGKILL."""
         self._end(subprocess.Popen.kill)
 
-    def ask(self, *words: object) -> Any:
+    def ask(self, *words: object, password: Optional[str] = None) -> Any:
         """What it answers to a command."""
         import redis
 
-        with contextlib.closing(redis.Redis(port=self.port, protocol=2)) as client:
+        with contextlib.closing(redis.Redis(port=self.port, password=password, protocol=2)) as client:
             return client.execute_command(*words)
 
     def __enter__(self) -> Server:
@@ -129,7 +129,7 @@ class Server:
         try:
             with socket.create_connection((HOST, self.port), timeout=1.0) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")  # not -LOADING
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))  # not -LOADING
         except OSError:
             return False
 

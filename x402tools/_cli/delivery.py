@@ -41,9 +41,7 @@ def fleet_client(
     """The same for an engine, which checks the base URL itself; see `RedisStore` for `rate` and `lease`."""
     from x402tools import RedisStore
 
-    options: Dict[str, Any] = {
-        name: value for name, value in (("rate", rate), ("lease", lease)) if value is not None
-    }
+    options: Dict[str, Any] = {name: value for name, value in (("rate", rate), ("lease", lease)) if value is not None}
     buffer = UsageBuffer(store=RedisStore(store, **options), deliver=True, **settings)
     try:
         return service.client(buffer=buffer)
