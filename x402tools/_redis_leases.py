@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     id: str
     value: bytes
     tally: Tally
-    taken_over: bool = False
+    taken_over: bool = False  # or handed out before: some of it may be settled
 
     @property
     def stored_at(self) -> float:
@@ -58,7 +58,7 @@ class Leases:
         self._lease = lease
         self._clock = clock
         self._ids: Dict[int, str] = {}
-        self._last = 0
+        self.last = 0  # number of what was read last
         self._look_for_dead_at = 0.0
         self._sign_at = 0.0
 
@@ -94,17 +94,17 @@ class Leases:
             taken += self._read_new(limit - len(taken))
         return taken
 
-    def again(self) -> List[Entry]:
-        """What is held, once more, without what another process has by now."""
+    def again(self, after: int) -> List[Entry]:
+        """What is held with a number above that, once more, without what another process has by now."""
+        if not any(number > after for number in self._ids):
+            return []
         lost = self._keep(0)
         self._ids = {number: id_ for number, id_ in self._ids.items() if id_ not in lost}
         entries = []
-        for number, id_ in list(self._ids.items()):
-            found = self._link.command("XRANGE", self._stream, id_, id_)
-            if found:
-                entries += [Entry(number, *one) for one in _entries(found)]
-            else:
-                del self._ids[number]
+        for number, id_ in self._ids.items():
+            if number > after:
+                found = self._link.command("XRANGE", self._stream, id_, id_)
+                entries += [Entry(number, *one, taken_over=True) for one in _entries(found)]
         return entries
 
     def give_sign(self) -> None:
@@ -149,9 +149,9 @@ class Leases:
         return self._link.command(*words)
 
     def _hold(self, id_: str, value: bytes, tally: Tally, *, taken_over: bool = False) -> Entry:
-        self._last += 1
-        self._ids[self._last] = id_
-        return Entry(self._last, id_, value, tally, taken_over)
+        self.last += 1
+        self._ids[self.last] = id_
+        return Entry(self.last, id_, value, tally, taken_over)
 
 
 def _entries(answer: Any) -> Iterator[Tuple[str, bytes, Tally]]:

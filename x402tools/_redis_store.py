@@ -48,9 +48,6 @@ log = logging.getLogger("x402tools")
 
 _COUNT_BITS = 20  # of the second half of an entry's id, in a number
 
-# Batches of POSTs that a process takes at once: the others are to find some too.
-_MOST_SEALED = 2
-
 _KEPT_RECORDERS = 30 * 86400.0  # seconds for which what a recorder stored last is known
 _LOOK_EVERY = 1.0  # seconds between looks whether the server is there, while there is nothing to store
 _REPLICAS_WAIT = 1.0  # seconds
@@ -93,6 +90,7 @@ class Engine:
         self._recorded = Leases(self._link, self._key("in"), "fold", consumer, store.lease, clock)
         self._sealed = Leases(self._link, self._key("out"), "post", consumer, store.lease, clock)
         self._handed_out: Dict[int, _HandedOut] = {}
+        self._sealed_last: List[str] = []  # ids of the batches
         self._is_ready = False
         self._look_at = 0.0
         self._size: Tuple[float, int] = (0.0, 0)
@@ -213,31 +211,35 @@ class Engine:
 
     def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
         self._make_ready()
-        if after == 0 and self._recorded.ids:
-            return self._rows(self._recorded.again())
-        return self._rows(self._recorded.read(limit))
+        entries = self._recorded.again(after)
+        return self._rows(entries or self._recorded.read(limit))
 
     def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
+        names = [batch.id for batch in batches]
+        if names == self._sealed_last:
+            return  # for one who could not know
         ids = [id_ for number, id_ in self._recorded.ids.items() if number <= up_to]
+        if not ids or up_to > self._recorded.last:
+            raise ChangedError(f"{self.path}: that was not read, or is sealed")
         arguments: List[Any] = [self._consumer, len(ids), *ids]
         for batch in batches:
             arguments += [batch.value, _text_of(Tally(batch.events, batch.units))]
         if not self._write(_redis_scripts.SEAL, self._keys("in", "out"), arguments):
             raise ChangedError(f"{self.path}: another process has taken over some of it")
+        self._sealed_last = names
         for number in [number for number in self._recorded.ids if number <= up_to]:
             self._recorded.done(number)
 
     def sweep(self) -> bool:
         return False  # sealing leaves nothing behind
 
-    def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:  # noqa: ARG002 - leases tell what was handed out
+    def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
         self._make_ready()
-        handed_out = []
-        for entry in self._sealed.read(min(limit, _MOST_SEALED)):
-            batch = self._hand_out(entry)
-            if batch is not None:
-                handed_out.append(batch)
-        return handed_out
+        entries = self._sealed.again(after)[:limit]
+        if len(entries) < limit:
+            entries += self._sealed.read(limit - len(entries))
+        batches = map(self._hand_out, entries)
+        return [batch for batch in batches if batch is not None]
 
     def _rows(self, entries: Sequence[Entry]) -> List[RecordedBatch]:
         batches = []

@@ -65,6 +65,9 @@ _MOST_OWED = 20_000
 _BATCHES_PER_PAGE = 20
 _MOST_LOOKED_THROUGH = 2000
 
+# Batches that are taken at once from a store that is shared: the other processes are to find some too.
+_MOST_SHARED = 2
+
 # Above every sequence number there will ever be: whoever waits for everything up to it waits for everything.
 _UNKNOWN = 2**62
 _OTHERS_MEANWHILE = 100  # batches that other processes may store before what is kept here gets its numbers
@@ -223,7 +226,8 @@ class Reserve:
             batches = []
             try:
                 self._resolve()
-                batches = self._spool.oldest_sealed(after, limit)
+                most = min(limit, _MOST_SHARED) if self._spool.is_shared else limit
+                batches = self._spool.oldest_sealed(after, most)
             except SpoolError as error:
                 self._read_trouble = error  # what is in memory goes on all the same
             else:

@@ -1,4 +1,4 @@
-"""What every store promises, on each there is: the spool, the reserve before it, and the fake of the flusher's tests.
+"""What every store promises, on each there is: the spool, the reserve before it, a server, the fake of the tests.
 
 A store is added with one more factory in `STORES`.
 """
@@ -13,6 +13,8 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence
 import pytest
 
 from tests.buffer.helpers import FakeStore, Program, Shelf, assert_adds_up, make_batch, wait_until
+from tests.stores import servers
+from tests.stores.servers import Server
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._event import LARGEST_AMOUNT
@@ -20,6 +22,7 @@ from x402tools._reserve import Reserve
 from x402tools._spool import Spool
 from x402tools._store import Acknowledgement, Burial, ChangedError, Holding, Place, Store, Tally
 from x402tools.errors import SpoolError
+from x402tools.redis_store import RedisStore
 
 OpenStore = Callable[[], Store]
 
@@ -44,10 +47,56 @@ def fakes(folder: pathlib.Path) -> OpenStore:
 STORES: Dict[str, Callable[[pathlib.Path], OpenStore]] = {"spool": spools, "reserve": reserves, "fake": fakes}
 
 
-@pytest.fixture(params=STORES)
+_OWN_NUMBERS = "numbers of batches are the reader's own, and the server's are others"
+_LEASES = "several processes deliver from a server at once: what another has settled is passed over"
+_NOT_HELD = "nothing is held on a server"
+
+# What is not promised by a store that is shared, and why.
+NOT_SHARED: Dict[str, str] = {
+    "test_an_impossible_move_raises_and_changes_nothing": _LEASES,
+    "test_what_the_next_holder_settled_cannot_be_settled_again": _LEASES,
+    "test_one_object_holds_the_claim": _LEASES,
+    "test_releasing_what_one_does_not_hold_is_harmless": _LEASES,
+    "test_oldest_sealed_pages": _OWN_NUMBERS,
+    "test_what_is_recorded_is_pending_and_not_sent": _OWN_NUMBERS,
+    "test_many_letters_are_requeued_at_once": "letters come back one to a batch, more than are read at once",
+    "test_what_is_held_is_pending_and_not_handed_out": _NOT_HELD,
+    "test_what_is_held_pages": _NOT_HELD,
+    "test_what_is_held_survives_its_process": _NOT_HELD,
+    "test_resolving_settles_the_ones_and_seals_the_others": _NOT_HELD,
+    "test_two_that_resolve_at_once_move_nothing_twice": _NOT_HELD,
+    "test_what_was_resent_may_be_held_again": _NOT_HELD,
+    "test_many_are_resolved_at_once": _NOT_HELD,
+    "test_who_takes_over_knows_what_may_have_been_sent": _NOT_HELD,
+    "test_the_first_note_about_a_post_stays": _NOT_HELD,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Redis of the tests' own; without one its tests are skipped."""
+    servers.require(servers.REDIS)
+    with Server(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+def on_the_server(server: Server) -> OpenStore:
+    """A namespace of its own for the test."""
+    from x402tools._redis_store import Engine
+
+    store = RedisStore(server.url, namespace=os.urandom(6).hex())
+    return lambda: Engine(store, max_bytes=2**40)
+
+
+@pytest.fixture(params=[*STORES, "server"])
 def open_store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[OpenStore]:
     """Opens the one store of this test: called twice, it gives two objects, as two processes have them."""
-    factory = STORES[request.param](tmp_path)
+    if request.param != "server":
+        factory = STORES[request.param](tmp_path)
+    elif request.node.originalname in NOT_SHARED:
+        pytest.skip(reason=NOT_SHARED[request.node.originalname])
+    else:
+        factory = on_the_server(request.getfixturevalue("server"))
     opened: List[Store] = []
 
     def open_one() -> Store:
