@@ -18,7 +18,8 @@ import time
 from typing import Any, Dict, List
 
 from tests.stores.chaos_plan import LEASE, amount_of
-from x402tools import UsageBuffer, X402Client
+from x402tools import SpoolError, UsageBuffer, X402Client
+from x402tools.buffer import BufferStats
 
 ENVELOPES = 10
 _ENDPOINTS = ("/a", "/b", "/c")
@@ -60,8 +61,20 @@ def record(store: str, base_url: str, name: str, events: int, seconds: float, *,
             if count % 20 == 19:
                 never.wait(max(start + seconds * (count + 1) / events - time.monotonic(), 0.0))
         buffer.close(_CLOSE)
-        stats = buffer.stats()
+        stats = _stats(buffer, never)
     print(json.dumps({"taken": taken, "marks": marks, "in_memory": stats.in_memory, "problem": stats.problem}))
+
+
+def _stats(buffer: UsageBuffer, never: threading.Event) -> BufferStats:
+    """What it says as soon as the engine can be asked."""
+    deadline = time.monotonic() + _CLOSE
+    while True:
+        try:
+            return buffer.stats()
+        except SpoolError:
+            if time.monotonic() > deadline:
+                raise
+        never.wait(0.1)
 
 
 def work(store: str, base_url: str, name: str) -> None:
