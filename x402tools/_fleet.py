@@ -39,7 +39,11 @@ class Fleet:
 
     def failed(self, verdict: Verdict, seconds: float) -> None:
         """A POST of this process has closed its gate for so long; is passed on when it says something of the others."""
-        if seconds > 0 and (verdict.wait is not None or verdict.locked_out):
+        if verdict.wait is not None:  # and no longer, though this process may keep away for longer by itself
+            seconds = min(seconds, verdict.wait)
+        elif not verdict.locked_out:
+            return
+        if seconds > 0:
             self._to_tell = verdict.reason or "the service asked to wait", self._clock() + seconds
 
     def answered(self) -> None:

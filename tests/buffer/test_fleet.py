@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List
+from typing import Dict, Iterator, List, Sequence
 
 import pytest
 
 from tests.buffer.bench import MakeBench, benches
+from tests.buffer.helpers import Answer
 from x402tools._store import Allowance
 from x402tools.errors import APIConnectionError, AuthenticationError, RateLimitError, X402Error
 
@@ -38,6 +39,19 @@ def test_what_the_service_tells_one_process_is_passed_on(
 def test_an_outage_is_not_passed_on(make_bench: MakeBench) -> None:
     """It may be the network of this host alone."""
     bench = make_bench(default=APIConnectionError("refused"))
+    bench.record(*[1] * 20)
+
+    bench.run_for(60.0)
+
+    assert bench.flusher.gate_reason is not None
+    assert bench.store.shuts == []
+
+
+def test_no_longer_than_the_service_asked_is_passed_on(make_bench: MakeBench) -> None:
+    """Though this process keeps away for longer, because nothing got through before: Retry-After: 0 is no reason."""
+    script: Dict[str, Sequence[Answer]] = {f"rec-1-{at}": [APIConnectionError("refused")] for at in range(20)}
+    script["rec-1-19"] = [RateLimitError("slow down", 429, retry_after=0.0)]
+    bench = make_bench(script, concurrency=20)
     bench.record(*[1] * 20)
 
     bench.run_for(60.0)

@@ -15,10 +15,11 @@ import random
 import sys
 import threading
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 from tests.stores.chaos_plan import LEASE, amount_of
-from x402tools import UsageBuffer, X402Client
+from x402tools import SpoolError, UsageBuffer, X402Client
+from x402tools.buffer import BufferStats
 
 ENVELOPES = 10
 _ENDPOINTS = ("/a", "/b", "/c")
@@ -39,14 +40,29 @@ def open_buffer(store: str, **options: Any) -> UsageBuffer:
     return UsageBuffer(store=RedisStore(store, lease=LEASE), **options)
 
 
+def _started(store: str, base_url: str, name: str, **options: Any) -> Tuple[X402Client, UsageBuffer]:
+    """A client and its buffer; tries again as whoever supervises a process would. A file cannot be opened while another
+    process is stalled in the middle of a transaction."""
+    never = threading.Event()  # only waited on
+    deadline = time.monotonic() + _CLOSE
+    while True:
+        try:
+            buffer = open_buffer(store, **options)
+            return X402Client(lambda: f"sk_{name}", base_url, timeout=(1.0, 1.0), buffer=buffer), buffer
+        except SpoolError:
+            if time.monotonic() > deadline:
+                raise
+        never.wait(0.1)
+
+
 def record(store: str, base_url: str, name: str, events: int, seconds: float, *, coalesce: bool) -> None:
     """Records so many events in about so many seconds, and tells what was taken."""
     rng = random.Random(name)
     never = threading.Event()  # only waited on
-    buffer = open_buffer(store, deliver=False, coalesce=coalesce)
+    client, buffer = _started(store, base_url, name, deliver=False, coalesce=coalesce)
     taken: Dict[str, List[int]] = {}
     marks: List[str] = []
-    with X402Client(lambda: f"sk_{name}", base_url, timeout=(1.0, 1.0), buffer=buffer) as client:
+    with client:
         start = time.monotonic()
         for count in range(events):
             envelope, amount, mark = f"env_{rng.randrange(ENVELOPES)}", amount_of(rng), f"{name}/{count}"
@@ -60,14 +76,27 @@ def record(store: str, base_url: str, name: str, events: int, seconds: float, *,
             if count % 20 == 19:
                 never.wait(max(start + seconds * (count + 1) / events - time.monotonic(), 0.0))
         buffer.close(_CLOSE)
-        stats = buffer.stats()
+        stats = _stats(buffer, never)
     print(json.dumps({"taken": taken, "marks": marks, "in_memory": stats.in_memory, "problem": stats.problem}))
+
+
+def _stats(buffer: UsageBuffer, never: threading.Event) -> BufferStats:
+    """What it says as soon as the engine can be asked."""
+    deadline = time.monotonic() + _CLOSE
+    while True:
+        try:
+            return buffer.stats()
+        except SpoolError:
+            if time.monotonic() > deadline:
+                raise
+        never.wait(0.1)
 
 
 def work(store: str, base_url: str, name: str) -> None:
     """Delivers until standard input ends."""
-    buffer = open_buffer(store, deliver=True, coalesce=True, coalesce_window=_WINDOW, flush_interval=0.1)
-    with X402Client(lambda: f"sk_{name}", base_url, timeout=(1.0, 1.0), buffer=buffer):
+    options = {"coalesce": True, "coalesce_window": _WINDOW, "flush_interval": 0.1}
+    client, buffer = _started(store, base_url, name, deliver=True, **options)
+    with client:
         print("ready", flush=True)
         sys.stdin.read()
         buffer.close(10.0)

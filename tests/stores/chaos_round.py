@@ -184,7 +184,10 @@ class Round:
         return process
 
     def _strike(self, there: weather.Place) -> None:
-        """Kills workers, or stalls them for longer than a lease; each that is killed has a successor at once."""
+        """Kills workers, or stalls them for longer than a lease; each that is killed has a successor at once.
+
+        Two at the least are at work by then: where one is hit as soon as it begins, nothing is ever under way.
+        """
         rng = random.Random(f"blows/{self._plan.seed}/{self._plan.number}")
         for number, blow in enumerate(self._plan.blows):
             self._never.wait(blow.after)
@@ -203,7 +206,7 @@ class Round:
         deadline = time.monotonic() + _START
         while True:
             ready = [worker for worker in self._workers if worker.is_ready]
-            if ready:
+            if len(ready) >= min(2, self._plan.workers):
                 return ready
             if time.monotonic() > deadline:
                 raise Harm(f"no worker began to work within {_START:g} s; see {self._workers[0].name}.err")

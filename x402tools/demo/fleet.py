@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -106,6 +107,10 @@ class Show:
         settings = Settings(self._engine.url, self.access_log, envelopes, seconds, rate / HOSTS)
         hosts = [self._start("host", "x402tools.demo.fleet_host", json.dumps(settings._asdict())) for _ in range(HOSTS)]
         workers = [self._worker() for _ in range(WORKERS)]
+        while not (self._stats is not None and self._stats.recorded.events) and all(
+            host.status is None for host in hosts
+        ):
+            self._look("hosts and workers start")
         self._begun = time.monotonic()
         self._until(seconds * _LOSES_FROM, "the service answers as it should")
         self._emulator.set_faults(*_LOSING)
@@ -246,6 +251,7 @@ def main(words: Optional[List[str]] = None) -> int:
     parser.add_argument("--keep", metavar="DIR", help="leave engine, books and logs in this new folder")
     chosen = parser.parse_args(words)
     progress = Progress(sys.stdout)
+    logging.getLogger("x402tools").setLevel(logging.ERROR)  # that this engine has no replica is no news here
     try:
         if any(importlib.util.find_spec(package) is None for package in ("redis", "click", "starlette", "uvicorn")):
             raise MissingExtraError("the demo of a fleet", "demo-fleet")
