@@ -17,6 +17,7 @@ SECTIONS = {
     "backlog": "backlog",
     "start-exit": "start_exit",
     "growth": "growth",
+    "fleet": "fleet",
 }
 
 
