@@ -17,6 +17,8 @@ SECTIONS = {
     "backlog": "backlog",
     "start-exit": "start_exit",
     "growth": "growth",
+    "engine": "engine",
+    "workers": "workers",
     "fleet": "fleet",
 }
 

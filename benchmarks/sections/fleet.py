@@ -144,7 +144,9 @@ def _chart() -> Chart:
                 continue  # the same line
             points = [[window, _wanted_by(key, folding, window)] for window in windows]
             label = kind.title if key == "request" else f"{kind.title}, {'hosts' if folding == HOST else 'engine'}"
-            series.append(Series(label, LIMIT if key == "request" else _role(folding), points))
+            # One of them in the colour of ours, the others in colours of their own, so that they can be told apart.
+            ours = key == Fleet().kind and folding == OWNED
+            series.append(Series(label, OURS if ours else LIMIT if key == "request" else PEER, points))
     title = "POSTs that 1,000,000 events/s become, 1,000 hosts, 10,000 envelopes"
     limit = ("500 a second", 500.0)
     return Chart(NAME, title, "lines", "window, seconds", "POSTs/s", series, log_x=True, log_y=True, limit=limit)
