@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import random
 import time
 from typing import Any, Callable, Dict, List
 
@@ -28,7 +30,7 @@ class Publisher:
     step = BATCH
 
     def __init__(self, options: Dict[str, Any]) -> None:
-        self.url: str = options["engine"]
+        self.url: str = options.get("engine", "")
         self.metadata = events.metadata()
         self.numbers = itertools.count()
 
@@ -52,7 +54,8 @@ class Ours(Publisher):
     """UsageBuffer on the server, which only publishes; `options["buffer"]` are its arguments.
 
     With `options["envelopes"]` the events are those of the fleet's model: so many envelopes by Zipf's law, and
-    `options["values"]` endpoints.
+    `options["values"]` endpoints, drawn with `options["seed"]`. With `options["folder"]` it is a host that has a spool
+    there and delivers by itself, instead of the server.
     """
 
     def __init__(self, options: Dict[str, Any]) -> None:
@@ -60,12 +63,16 @@ class Ours(Publisher):
         from x402tools import UsageBuffer, X402Client
 
         arguments = {"on_queue_full": "block", **options.get("buffer", {})}
-        self.buffer = UsageBuffer(store=self.url, **arguments)
+        self._is_host = "folder" in options
+        if self._is_host:
+            self.buffer = UsageBuffer(os.path.join(options["folder"], "usage.db"), **arguments)
+        else:
+            self.buffer = UsageBuffer(store=self.url, **arguments)
         # Where events go is checked by the store, so it is said here as the workers will say it.
         self.client = X402Client("key", options.get("url", "http://127.0.0.1:9/none"), buffer=self.buffer)
         self.envelopes = [events.ENVELOPE]
         if "envelopes" in options:
-            self.envelopes, self.metadata = _drawn(options["envelopes"], options["values"])
+            self.envelopes, self.metadata = _drawn(options["envelopes"], options["values"], options.get("seed", 1))
 
     def put(self, count: int) -> None:
         record, metadata, envelopes = self.client.record_usage, self.metadata, self.envelopes
@@ -73,6 +80,8 @@ class Ours(Publisher):
             record(envelopes[number % len(envelopes)], 1, metadata[number % len(metadata)])
 
     def settle(self) -> None:
+        if self._is_host:
+            self.buffer.flush(None)
         while self.buffer.stats().in_memory:
             self.buffer.flush(0)  # nobody delivers here: it waits for the engine's answer alone
             time.sleep(0.001)
@@ -225,11 +234,10 @@ def _ready(metadata: List[Dict[str, Any]]) -> Any:
     return _batch.encode("ready", 1, rows)
 
 
-def _drawn(envelopes: int, values: int) -> Any:
+def _drawn(envelopes: int, values: int, seed: int) -> Any:
     """Envelopes and metadata as the model draws them, so many that they do not come again in step."""
-    import random
 
-    chance = random.Random(20_251_125)
+    chance = random.Random(seed)
     ranks, endpoints = Draw(envelopes, 1.0), Draw(values, 1.0)
     return (
         [name(ranks.rank(chance.random())) for _ in range(100_003)],

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, List, Optional
+import time
+from typing import Dict, List, NamedTuple, Optional
 
 from benchmarks.fleet.advice import changes
 from benchmarks.fleet.plan import Plan, plan
 from benchmarks.fleet.play import play
+from benchmarks.fleet.real import Run, compare
 from benchmarks.fleet.shape import HOST, OWNED, SHARED, Fleet
 from benchmarks.fleet.traffic import KINDS
+from benchmarks.harness.contest import Contest
 from benchmarks.harness.figures import ratio
+from benchmarks.harness.service import Service
 from benchmarks.harness.size import Size
 from benchmarks.report.model import LIMIT, OURS, PEER, Chart, Goal, Row, Section, Series, Table
 
 NAME = "fleet"
+Figures = Dict[str, Optional[float]]
 WINDOWS = (1.0, 10.0, 60.0, 300.0)
 FOLDING = {
     HOST: "folded by each host",
@@ -25,6 +30,11 @@ FEW = 4  # workers where how many there are does not matter, or is to be the sam
 FLUSH_AT = 500  # what a host of a fleet should publish at once
 RATES = (1e3, 1e4, 2.5e4, 1e5, 3e5, 1e6, 3e6)
 HOST_RATE = 1000.0  # events a second of a host
+REAL_HOSTS = (1, 2, 4)  # run beside the model, as processes
+REAL_RATE = 2000.0  # events a second of each
+REAL_FLEET = Fleet(envelopes=200, folding=HOST, window=1.0, round_trip=0.001)
+REAL = "a real run beside the model: hosts that fold, windows of 1 s"
+PUBLISHING = "benchmarks.peers.publishing:Publishing"
 LIMITS = (50.0, 500.0, 5000.0)
 # Gone through event by event as well; large enough that chance moves the number of POSTs by less than a hundredth.
 SMALL = Fleet(hosts=4, rate=4000.0, envelopes=500, window=5.0, round_trip=0.01, workers=4, partitions=16)
@@ -32,8 +42,7 @@ SMALL_SECONDS = 15.0
 
 
 def run(size: Size) -> Section:
-    """The section; takes seconds, whatever the size."""
-    del size
+    """The section; takes seconds, but for the hosts that are run beside the model."""
     section = Section(
         NAME,
         "computed, not measured: 1,000 hosts, 1,000,000 events/s, 10,000 envelopes (Zipf), a service that answers "
@@ -41,8 +50,9 @@ def run(size: Size) -> Section:
         "`python -m benchmarks.fleet --help` takes other ones.",
         "peaks of the day, engines that fail over, hosts of unequal load, the network.",
     )
-    section.tables = [_wanted(), _needs(), _limited(), _rates()]
-    section.goals = [_goal(folding) for folding in FOLDING]
+    runs = [_real(hosts, size.pick(2.5, 5.5, 20.5)) for hosts in REAL_HOSTS]
+    section.tables = [_wanted(), _needs(), _limited(), _rates(), Table(REAL, [row for run in runs for row in run.rows])]
+    section.goals = [*(_goal(folding) for folding in FOLDING), *(goal for run in runs for goal in run.goals)]
     section.charts = [_chart()]
     return section
 
@@ -56,7 +66,7 @@ def _wanted() -> Table:
     rows = []
     for key, kind in KINDS.items():
         for folding, words in FOLDING.items():
-            figures: Dict[str, Optional[float]] = {}
+            figures: Figures = {}
             for window in WINDOWS:
                 figures[f"{window:g} s"] = _wanted_by(key, folding, window)
             note = f"with {FEW} workers" if folding == SHARED else ""
@@ -82,7 +92,7 @@ def _needs() -> Table:
     return Table("window 60 s: what it takes", rows)
 
 
-def _figures(found: Plan) -> Dict[str, Optional[float]]:
+def _figures(found: Plan) -> Figures:
     return {
         "POSTs/s": found.posts,
         "workers": float(found.workers),
@@ -110,7 +120,7 @@ def _limited() -> Table:
     """How long windows have to be where the service limits the POSTs."""
     rows = []
     for key in ("none", "endpoint"):
-        figures: Dict[str, Optional[float]] = {}
+        figures: Figures = {}
         for limit in LIMITS:
             found = plan(_fleet(kind=key, folding=OWNED, window=1.0, limit=limit, workers=64, partitions=64))
             figures[f"{limit:,.0f} POSTs/s"] = found.window if found.keeps_up else None
@@ -133,6 +143,42 @@ def _goal(folding: str) -> Goal:
     value = ratio(play(fleet, SMALL_SECONDS).posts, plan(fleet).posts * SMALL_SECONDS)
     off = abs(value - 1) if value is not None else None
     return Goal(f"POSTs event by event against the formula, {FOLDING[folding]}: off by", off, 0.03, False)
+
+
+class _Real(NamedTuple):
+    rows: List[Row]
+    goals: List[Goal]
+
+
+def _real(hosts: int, seconds: float) -> _Real:
+    """Processes with a spool each, which fold and POST what the model draws, and the same in the model."""
+    fleet = dataclasses.replace(REAL_FLEET, hosts=hosts)
+    with Service() as service, Contest() as contest:
+        for host in range(hosts):
+            options = {"peer": "ours", "folder": contest.folder(), "url": service.url("fleet"), "seed": host}
+            options.update(envelopes=fleet.envelopes, values=fleet.metadata.values)
+            options["buffer"] = {"coalesce": True, "coalesce_window": fleet.window, "flush_at": fleet.flush_at}
+            contest.enter(str(host), PUBLISHING, options)
+        contest.ready()
+        assert not contest.missing, contest.missing
+        begin = time.monotonic()
+        for worker in contest.workers.values():
+            worker.send("round", count=int(REAL_RATE * seconds), rate=REAL_RATE)
+        results = [worker.receive() for worker in contest.workers.values()]
+        tally = service.tally("fleet")
+    events, booked = sum(one["events"] for one in results), tally["last"] - begin
+    run = Run(fleet, events, max(one["handed"] for one in results), tally["posts"], booked)
+    compared = compare(run)
+    words = f"{hosts} host{'s' if hosts > 1 else ''}"
+    missing = float(events - tally["units"])
+    real: Figures = {"events": float(events), "POSTs": float(run.posts), "booked after s": booked}
+    played = compared.played
+    model: Figures = {"events": float(played.events), "POSTs": float(played.posts), "booked after s": played.seconds}
+    goals = [
+        Goal(f"{words}, a real run: units missing", abs(missing), 0.0, False),
+        Goal(f"{words}, POSTs of a real run: the model is off by", abs(compared.posts - 1), 0.1, False),
+    ]
+    return _Real([Row(words, OURS, real), Row(f"{words}, as the model has it", LIMIT, model)], goals)
 
 
 def _chart() -> Chart:
