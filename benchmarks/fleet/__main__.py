@@ -44,8 +44,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(json.dumps(result, indent=1))
     else:
         for name, value in result.items():
-            print(f"{name:16} {number(value) if isinstance(value, (int, float)) else value}")
+            print(f"{name.replace('_', ' '):16} {_words(value)}")
     return 0 if found.keeps_up else 1
+
+
+def _words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return number(value)
+    return "; ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
 
 
 if __name__ == "__main__":

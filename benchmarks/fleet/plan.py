@@ -35,6 +35,7 @@ class Plan:
         workers: processes that fold and POST; of HOST folding those of the hosts, in cores.
         worker_cores: CPU of all of them.
         in_flight: POSTs on their way at a time.
+        host_cores: CPU of a host for encoding and publishing; without an engine for encoding alone.
         partitions: of the engine, 0 without one.
         partition_cores: CPU of the engine's busiest partition, one thread.
         engine_cores: of all partitions.
@@ -52,6 +53,7 @@ class Plan:
     workers: int
     worker_cores: float
     in_flight: float
+    host_cores: float
     partitions: int
     partition_cores: float
     engine_cores: float
@@ -84,6 +86,7 @@ def plan(fleet: Fleet, costs: Costs = MEASURED, *, seed: int = 1) -> Plan:
         workers=workers,
         worker_cores=folds.cores,
         in_flight=folds.posts * fleet.round_trip,
+        host_cores=_host(fleet, costs, partitions, has_engine=has_engine),
         partitions=partitions if has_engine else 0,
         partition_cores=busiest,
         engine_cores=engine,
@@ -94,6 +97,11 @@ def plan(fleet: Fleet, costs: Costs = MEASURED, *, seed: int = 1) -> Plan:
         late_most=late,
         overrun=late * fleet.rate / math.fsum((rank + 1) ** -fleet.exponent for rank in range(fleet.envelopes)),
     )
+
+
+def _host(fleet: Fleet, costs: Costs, partitions: int, *, has_engine: bool) -> float:
+    rate = fleet.rate / fleet.hosts
+    return (rate * costs.encode_event + rate / fleet.batch(partitions) * costs.publish_batch * has_engine) / 1e6
 
 
 # -- the engine --------------------------------------------------------------------------------------------------

@@ -84,7 +84,8 @@ def play(fleet: Fleet, seconds: float, costs: Costs = MEASURED, *, seed: int = 1
 def _events(fleet: Fleet, seconds: float, chance: random.Random) -> List[_Event]:
     """Of one host, at random moments."""
     envelopes, values = Draw(fleet.envelopes, fleet.exponent), Draw(fleet.metadata.values, fleet.metadata.exponent)
-    events, at, rate = [], 0.0, fleet.rate / fleet.hosts
+    events: List[_Event] = []
+    at, rate = 0.0, fleet.rate / fleet.hosts
     while True:
         at += chance.expovariate(rate)
         if at >= seconds:
