@@ -19,7 +19,7 @@ from benchmarks.fleet.traffic import KINDS, busiest_part, bytes_per_event, disti
 
 # One envelope without metadata is one group, whatever happens.
 ONE = Fleet(hosts=10, rate=1000.0, envelopes=1, kind="none", window=10.0, workers=2, partitions=2)
-SMALL = Fleet(hosts=4, rate=4000.0, envelopes=500, window=5.0, round_trip=0.01, workers=4, partitions=16)
+SMALL = Fleet(hosts=4, rate=2000.0, envelopes=500, window=5.0, round_trip=0.01, workers=4, partitions=16)
 
 
 @pytest.mark.parametrize(("folding", "posts"), [(HOST, 1.0), (SHARED, 0.2), (OWNED, 0.1)])
