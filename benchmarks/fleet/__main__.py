@@ -30,13 +30,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             kind = str if field.name in choices else int if "int" in str(field.type) else float
             flag = f"--{'cost-' if part is Costs else ''}{field.name.replace('_', '-')}"
             parser.add_argument(flag, type=kind, choices=choices.get(field.name), default=field.default)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="for --play")
     parser.add_argument("--play", type=float, metavar="SECONDS", help="go through so long event by event: small fleets")
     parser.add_argument("--json", action="store_true")
     options = vars(parser.parse_args(arguments))
     fleet = Fleet(**{field.name: options[field.name] for field in dataclasses.fields(Fleet)})
     costs = Costs(**{field.name: options[f"cost_{field.name}"] for field in dataclasses.fields(Costs)})
-    found = plan(fleet, costs, seed=options["seed"])
+    found = plan(fleet, costs)
     result = {**dataclasses.asdict(found), "changes": changes(fleet, found, costs)}
     if options["play"]:
         result["played"] = dataclasses.asdict(play(fleet, options["play"], costs, seed=options["seed"]))

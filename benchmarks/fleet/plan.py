@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, Sequence, Tuple
 
 from benchmarks.fleet.costs import MEASURED, Costs
 from benchmarks.fleet.shape import HOST, MOST_POSTS, OWNED, Fleet
@@ -20,7 +19,6 @@ MOST_PARTITIONS = 1024
 MOST_WORKERS = 4096
 PARTITIONS_FOR_ROOM = 64  # no more than this for the sake of full folds alone
 NEARLY = 1.25  # more partitions for less than a quarter are not worth their calls
-_DRAWS = 20_000  # of waits of an event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +63,8 @@ class Plan:
     overrun: float
 
 
-def plan(fleet: Fleet, costs: Costs = MEASURED, *, seed: int = 1) -> Plan:
-    """The plan of a fleet, the same for the same seed: chance is only in the waits of the single event."""
+def plan(fleet: Fleet, costs: Costs = MEASURED) -> Plan:
+    """The plan of a fleet."""
     classes = groups(fleet.envelopes, fleet.exponent, fleet.kind)
     partitions, enough = _partitions(fleet, costs, classes)
     workers, folds = _Workers(fleet, costs, classes, partitions).enough()
@@ -76,8 +74,9 @@ def plan(fleet: Fleet, costs: Costs = MEASURED, *, seed: int = 1) -> Plan:
     entry = bytes_per_event(fleet.metadata, batch) + costs.entry_bytes / batch if has_engine else 0.0
     # Recorded events wait for the whole window: it begins with the oldest, and all of it goes at once.
     waiting = fleet.rate * folds.window * entry + folds.posts * folds.drain * costs.post_bytes * has_engine
-    late = fleet.publishing + folds.window + folds.drain + fleet.round_trip
-    waits = _waits(fleet, folds, random.Random(seed))
+    # Each of the three is anything from 0 to so much, whichever way the others went: half of all events wait for less
+    # than half of the sum.
+    late = fleet.publishing + folds.window + folds.drain
     return Plan(
         wanted=_wanted(fleet, classes, workers, partitions),
         posts=folds.posts,
@@ -93,10 +92,24 @@ def plan(fleet: Fleet, costs: Costs = MEASURED, *, seed: int = 1) -> Plan:
         batch=batch,
         memory=waiting,
         memory_hour=waiting + 3600 * fleet.rate * entry,
-        late_median=waits[len(waits) // 2],
-        late_most=late,
-        overrun=late * fleet.rate / math.fsum((rank + 1) ** -fleet.exponent for rank in range(fleet.envelopes)),
+        late_median=late / 2 + fleet.round_trip,
+        late_most=late + fleet.round_trip,
+        overrun=(late + fleet.round_trip)
+        * fleet.rate
+        / math.fsum((rank + 1) ** -fleet.exponent for rank in range(fleet.envelopes)),
     )
+
+
+def wanted(fleet: Fleet) -> float:
+    """POSTs a second if windows are as asked for; needs the numbers of partitions and workers, but for HOST folding.
+
+    Raises:
+        ValueError: they are not given.
+    """
+    workers, partitions = (fleet.hosts, 1) if fleet.folding == HOST else (fleet.workers, fleet.partitions)
+    if workers is None or partitions is None:
+        raise ValueError("how many workers and partitions?")
+    return _wanted(fleet, groups(fleet.envelopes, fleet.exponent, fleet.kind), workers, partitions)
 
 
 def _host(fleet: Fleet, costs: Costs, partitions: int, *, has_engine: bool) -> float:
@@ -240,9 +253,3 @@ def _groups_of_one(fleet: Fleet, classes: Sequence[Class], folding: int, seconds
 def _wanted(fleet: Fleet, classes: Sequence[Class], workers: int, partitions: int) -> float:
     folding = _folding(fleet, workers, partitions)
     return folding * _groups_of_one(fleet, classes, folding, fleet.window) / fleet.window
-
-
-def _waits(fleet: Fleet, folds: _Folds, chance: random.Random) -> List[float]:
-    """Seconds from use to booking of single events: until published, until the window ends, in the queue of POSTs."""
-    stages = fleet.publishing, folds.window, folds.drain
-    return sorted(sum(chance.random() * stage for stage in stages) + fleet.round_trip for _ in range(_DRAWS))

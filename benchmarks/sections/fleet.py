@@ -7,7 +7,7 @@ import time
 from typing import Dict, List, NamedTuple, Optional
 
 from benchmarks.fleet.advice import changes
-from benchmarks.fleet.plan import Plan, plan
+from benchmarks.fleet.plan import Plan, plan, wanted
 from benchmarks.fleet.play import play
 from benchmarks.fleet.real import Run, compare
 from benchmarks.fleet.shape import HOST, OWNED, SHARED, Fleet
@@ -37,7 +37,7 @@ REAL = "a real run beside the model: hosts that fold, windows of 1 s"
 PUBLISHING = "benchmarks.peers.publishing:Publishing"
 LIMITS = (50.0, 500.0, 5000.0)
 # Gone through event by event as well; large enough that chance moves the number of POSTs by less than a hundredth.
-SMALL = Fleet(hosts=4, rate=4000.0, envelopes=500, window=5.0, round_trip=0.01, workers=4, partitions=16)
+SMALL = Fleet(hosts=4, rate=2000.0, envelopes=500, window=5.0, round_trip=0.01, workers=4, partitions=16)
 SMALL_SECONDS = 15.0
 
 
@@ -50,7 +50,7 @@ def run(size: Size) -> Section:
         "`python -m benchmarks.fleet --help` takes other ones.",
         "peaks of the day, engines that fail over, hosts of unequal load, the network.",
     )
-    runs = [_real(hosts, size.pick(2.5, 5.5, 20.5)) for hosts in REAL_HOSTS]
+    runs = [_real(hosts, size.pick(2.5, 5.5, 20.5)) for hosts in REAL_HOSTS[: size.pick(1, 3, 3)]]
     section.tables = [_wanted(), _needs(), _limited(), _rates(), Table(REAL, [row for run in runs for row in run.rows])]
     section.goals = [*(_goal(folding) for folding in FOLDING), *(goal for run in runs for goal in run.goals)]
     section.charts = [_chart()]
@@ -75,7 +75,7 @@ def _wanted() -> Table:
 
 
 def _wanted_by(kind: str, folding: str, window: float) -> float:
-    return plan(_fleet(kind=kind, folding=folding, window=window, workers=FEW, partitions=FEW)).wanted
+    return wanted(_fleet(kind=kind, folding=folding, window=window, workers=FEW, partitions=FEW))
 
 
 def _needs() -> Table:
