@@ -13,6 +13,7 @@ help: ## Print the targets (the default)
 
 test: $(VENV)/.installed-test $(VENV)/.installed-test-web ## Run every test on the newest Python at hand (PYTEST_ARGS="-k spool" for some of them)
 	@.ci/chromium
+	@.ci/redis-server
 	$(VENV)/bin/python .ci/suite.py $(PYTEST_ARGS)
 
 proof: $(VENV)/.installed-test ## Run what is too large for every day: 100,000 events, a million records, 200 rounds of chaos

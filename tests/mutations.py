@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="keep the table in tests/MUTATIONS.md")
     parser.add_argument("--again", action="store_true", help="only the guards that the table does not have as noticed")
     options = parser.parse_args()
+    # Ignored where this was started in the background, and then by every program of the tests, which Ctrl-C is to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     words = options.only or [""]
     chosen = [guard for guard in GUARDS if any(word in guard.name for word in words)]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         X402Error,
     )
     from x402tools.models import ApiKey, Envelope, PeriodType, Usage, UsageStats
+    from x402tools.redis_store import RedisStore
 
 __version__ = "2.0.0"
 
@@ -61,6 +62,7 @@ __all__ = [
     "QueueFullError",
     "RateLimitError",
     "Reconciliation",
+    "RedisStore",
     "SpoolError",
     "Usage",
     "UsageBuffer",
@@ -78,6 +80,7 @@ _HOMES: Dict[str, Tuple[str, ...]] = {
     "buffer": ("BufferStats", "DeadLetter", "FlushResult", "Health", "Reconciliation", "UsageBuffer"),
     "client": ("X402Client",),
     "models": ("ApiKey", "Envelope", "PeriodType", "Usage", "UsageStats"),
+    "redis_store": ("RedisStore",),
     "errors": (
         "APIConnectionError",
         "APIError",

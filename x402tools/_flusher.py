@@ -25,6 +25,7 @@ from typing import Callable, Deque, List, Optional, Tuple
 from x402tools._batch import Post
 from x402tools._bell import Flag
 from x402tools._doubts import Delivery, Doubts
+from x402tools._fleet import Fleet
 from x402tools._fold import Fold, one_by_one
 from x402tools._folder import Folder
 from x402tools._gate import Gate
@@ -133,6 +134,7 @@ class Flusher:
             store, new_fold, window=window, look_every=self._flush_interval, longest_wait=longest_wait, clock=clock
         )
         self._gate = Gate()
+        self._fleet = Fleet(store, clock)
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
         self._pauses_in_trouble = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_IN_TROUBLE, _SHORTEST_PAUSE)
         self._ready: Deque[Delivery] = deque()
@@ -208,7 +210,7 @@ class Flusher:
     @property
     def gate_reason(self) -> Optional[str]:
         """Why nothing is sent at the moment, or None."""
-        return self._gate.reason
+        return self._gate.reason or self._fleet.reason
 
     def turn(self, longest: float) -> None:
         """Does one turn of the thread's work in the calling thread, for at most about `longest` seconds and a POST.
@@ -270,7 +272,8 @@ class Flusher:
             if self._folder.turn(self._may_seal()):
                 self._load_at = 0.0
             self._load()
-            self._hand_out()
+            self._gate_noted(self._fleet.tell)
+            self._gate_noted(self._hand_out)
         self._looked_since_stop |= told_to_stop
         return self._pause()
 
@@ -279,13 +282,14 @@ class Flusher:
         self._observer.attempted(seconds)
         now = self._clock()
         if verdict.move is Move.ACKNOWLEDGE:
-            self._gate_noted(lambda: self._gate.answered(now))
+            self._gate_noted(lambda: self._answered(now))
             self._delivered_count += 1
             self._acknowledged.append(Acknowledgement(delivery.place, delivery.post))
         elif verdict.move is Move.BURY or self._is_hopeless(delivery, verdict):
             self._bury(delivery, verdict)
         else:
             self._gate_noted(lambda: self._gate.failed(verdict, now, delivery.place))
+            self._fleet.failed(verdict, self._gate.seconds_closed(now))
             if self._doubts.failed(delivery, unknown=verdict.unknown):
                 self._settle_by = self._settle_by or now + SETTLE_EVERY
             if self._doubts.must_be_held(delivery):
@@ -312,7 +316,11 @@ class Flusher:
         burial = Burial(delivery.place, delivery.post, verdict.reason, verdict.status_code, delivery.attempts)
         self._buried.append(burial)
         if verdict.move is Move.BURY:  # the service answered sensibly, so it is there
-            self._gate_noted(lambda: self._gate.answered(self._clock()))
+            self._gate_noted(lambda: self._answered(self._clock()))
+
+    def _answered(self, now: float) -> None:
+        self._gate.answered(now)
+        self._fleet.answered()
 
     def _hold(self, delivery: Delivery, reason: str) -> None:
         self._held.append(Holding(delivery.place, delivery.post, reason))
@@ -375,6 +383,7 @@ class Flusher:
         # What failed before must not be the one to try the gate out as long as there is another: a POST that can never
         # be delivered would keep it closed, and all the others behind it.
         new_ones_first = self._gate.trying_out and bool(self._ready)
+        room = self._fleet.allowed(self._due(now, room))
         while room > 0:
             if self._waiting and self._waiting[0][0] <= now and not new_ones_first:
                 delivery = heapq.heappop(self._waiting)[2]
@@ -383,6 +392,13 @@ class Flusher:
             else:
                 return
             room -= self._send(delivery, now)
+
+    def _due(self, now: float, most: int) -> int:
+        """How many could go out now, up to `most`."""
+        count = len(self._ready)
+        if count < most and self._waiting and self._waiting[0][0] <= now:
+            count += sum(due <= now for due, _, _ in heapq.nsmallest(most - count, self._waiting))
+        return min(count, most)
 
     def _send(self, delivery: Delivery, now: float) -> int:
         """Sends a POST, or holds it, or puts it off when the store has to know of it first and cannot; how many are
@@ -419,7 +435,7 @@ class Flusher:
             moments.append(self._load_at)
         moments.append(self._folder.next_turn(self._may_seal()))
         if self._senders.busy < self._gate.room(self._concurrency):
-            gate_opens = now + self._gate.seconds_closed(now)
+            gate_opens = now + max(self._gate.seconds_closed(now), self._fleet.seconds_closed())
             if self._ready:
                 moments.append(gate_opens)
             elif self._waiting:
@@ -440,10 +456,10 @@ class Flusher:
         return self._is_stopping_now() or not self.delivering or nothing_left
 
     def _gate_noted(self, change: Callable[[], None]) -> None:
-        before = self._gate.reason is None
+        before = self.gate_reason is None
         change()
-        if before != (self._gate.reason is None):
-            self._observer.gate_changed(self._gate.reason)
+        if before != (self.gate_reason is None):
+            self._observer.gate_changed(self.gate_reason)
 
     def _set_store_trouble(self, error: Optional[SpoolError]) -> None:
         if (error is not None) != self._store_in_trouble:

@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from typing import Callable, Iterable, List, Optional, Union
+from typing import TYPE_CHECKING, Callable, Iterable, List, Optional, Union
 
 from x402tools import _event, _process, _spool_file
 from x402tools._batch import Post
@@ -39,6 +39,9 @@ from x402tools._store import DeadLetter, Store
 from x402tools._timings import Stopwatch
 from x402tools._writer import Writer
 from x402tools.errors import BufferClosedError, SpoolError, ValidationError
+
+if TYPE_CHECKING:
+    from x402tools._redis_store import Engine
 
 # Seconds between looks of flush() at a spool that another process delivers.
 _LOOK_EVERY = 0.1
@@ -85,14 +88,7 @@ class Parts:
         self._ended: Optional[FlushResult] = None
         self._at_exit = False
         self._late_numbers = itertools.count(1)
-        self.store = Reserve(
-            Spool(
-                settings.path,
-                sync="NORMAL" if settings.durability == "commit" else "FULL",
-                max_bytes=settings.max_disk_bytes,
-                make_folder=settings.makes_folder,
-            )
-        )
+        self.store = Reserve(_opened(settings))
         self._desk = Desk(self.store.is_in_use_here)
         self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
         self.reports = Reports(settings.user, settings.path, self._settled.ring, stopwatch, self._resets.delivered)
@@ -375,7 +371,7 @@ class Parts:
             delivering=flusher.delivering if flusher else False,
             problem=self.problem(),
             spool_bytes=counts.size,
-            set_aside=tuple(_spool_file.files_set_aside(self._settings.path)),
+            set_aside=() if self._settings.engine else tuple(_spool_file.files_set_aside(self._settings.path)),
             held=counts.held,
             unknown_resends=flusher.unknown_resends if flusher else 0,
             late=self._resets.late,
@@ -414,6 +410,20 @@ class Parts:
     def _stored(self, events: int) -> None:
         if self.flusher is not None:
             self.flusher.stored(events)
+
+
+def _opened(settings: Settings) -> Union[Spool, Engine]:
+    """What the reserve stands before."""
+    if settings.engine is not None:
+        from x402tools._redis_store import Engine
+
+        return Engine(settings.engine, max_bytes=settings.max_disk_bytes)
+    return Spool(
+        settings.path,
+        sync="NORMAL" if settings.durability == "commit" else "FULL",
+        max_bytes=settings.max_disk_bytes,
+        make_folder=settings.makes_folder,
+    )
 
 
 def _with_times(events: List[Event]) -> List[Event]:

@@ -22,8 +22,9 @@ POSTs from memory have negative sequence numbers, those from the spool positive 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
@@ -33,6 +34,7 @@ from x402tools._spool import Deposit, Spool
 from x402tools._spool_rows import numbered
 from x402tools._store import (
     Acknowledgement,
+    Allowance,
     Burial,
     Counts,
     DeadLetter,
@@ -44,6 +46,9 @@ from x402tools._store import (
     Tally,
 )
 from x402tools.errors import SpoolError
+
+if TYPE_CHECKING:  # most buffers keep a file, and need nothing of a server
+    from x402tools._redis_store import Engine
 
 Settled = Union[Acknowledgement, Burial, Holding]
 _Result = TypeVar("_Result")
@@ -112,7 +117,7 @@ class _Moved(NamedTuple):
 class Reserve:
     """A store: the spool, and memory while the spool fails."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Union[Spool, Engine]) -> None:
         self._spool = spool
         self._lock = FairLock()  # guards everything below, also while the disk is slow: callers do not wait for it
         self._kept: Dict[int, _Kept] = {}
@@ -223,7 +228,8 @@ class Reserve:
                 self._read_trouble = error  # what is in memory goes on all the same
             else:
                 self._read_trouble = None
-            batches += [self._hand_out(sequence) for sequence, kept in self._kept.items() if self._may_hand_out(kept)]
+            if not self._spool.is_shared:  # or another process might have it too, if it got there after all
+                batches += [self._hand_out(number) for number, kept in self._kept.items() if self._may_hand_out(kept)]
             return batches
 
     def _may_hand_out(self, kept: _Kept) -> bool:
@@ -411,6 +417,19 @@ class Reserve:
 
     def claim(self) -> bool:
         return self._spool.claim()
+
+    def allowance(self, most: int) -> Allowance:
+        return self._spool.allowance(most)
+
+    def shut(self, reason: str, seconds: float) -> None:
+        """See `Store`. Never raises SpoolError: who is not told of it is told by the service."""
+        with contextlib.suppress(SpoolError):
+            self._spool.shut(reason, seconds)
+
+    def reopen(self) -> None:
+        """See `Store`. Never raises SpoolError: what is not reopened tries itself out."""
+        with contextlib.suppress(SpoolError):
+            self._spool.reopen()
 
     def release(self) -> None:
         """See `Store`. With something owed it only happens at `close`, when it is written down or given up."""

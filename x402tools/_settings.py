@@ -10,6 +10,7 @@ from x402tools._event import LARGEST_AMOUNT, Event
 from x402tools._fold import Fold
 from x402tools.errors import ValidationError
 from x402tools.models import Usage
+from x402tools.redis_store import RedisStore
 
 DURABILITIES = ("interval", "commit", "fsync")
 EVENT_TIMES = ("omit", "metadata", "body")
@@ -53,6 +54,7 @@ class Settings(NamedTuple):
     coalesce_window: float = 0.0
     coalesce_by: Optional[Tuple[str, ...]] = None
     max_post_amount: int = LARGEST_AMOUNT
+    engine: Optional[RedisStore] = None  # instead of a file; `path` is its address then
 
     def encode(self, recorder: str, batch_number: int, events: Sequence[Event]) -> EncodedBatch:
         """The batch of these events as it goes into the spool."""
@@ -94,12 +96,23 @@ class Settings(NamedTuple):
         _check_number("max_post_amount", self.max_post_amount, 1, LARGEST_AMOUNT)
         check_seconds("coalesce_window", self.coalesce_window)
         self._check_coalescing()
+        self._check_engine()
         check_seconds("flush_interval", self.flush_interval)
         check_seconds("exit_timeout", self.exit_timeout)
         for name, callback in zip(UserCallbacks._fields, self.user):
             if callback is not None and not callable(callback):
                 raise ValidationError(f"{name} must be something to call, not {type(callback).__name__}")
         return self
+
+    def _check_engine(self) -> None:
+        if self.engine is None:
+            return
+        if self.hold_after is not None:
+            raise ValidationError('on_unknown="hold" and idempotency_window need a spool file, not a server')
+        if self.durability == "fsync":
+            raise ValidationError(
+                'durability="fsync" needs a spool file; with a server take "commit", and appendfsync always there'
+            )
 
     def _check_coalescing(self) -> None:
         if self.coalesce and self.event_time == "metadata":

@@ -35,6 +35,7 @@ from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving
 from x402tools._spool_setup import FORMAT
 from x402tools._store import (
     Acknowledgement,
+    Allowance,
     Burial,
     ChangedError,
     Counts,
@@ -92,6 +93,8 @@ class Spool:
     Raises:
         SpoolError: the file cannot be made or used; it names the path and what to do.
     """
+
+    is_shared = False  # by several processes that deliver at the same time
 
     def __init__(self, path: str, *, sync: str, max_bytes: int, make_folder: bool = False) -> None:
         self.path = path
@@ -422,6 +425,14 @@ class Spool:
 
     def release(self) -> None:
         self._claim.release()
+
+    def allowance(self, most: int) -> Allowance:
+        """See `Store`: the one process that delivers is its own fleet."""
+        return Allowance(most)
+
+    def shut(self, reason: str, seconds: float) -> None: ...
+
+    def reopen(self) -> None: ...
 
     def look(self) -> None:
         """Makes sure that the open file is still the one at the path.

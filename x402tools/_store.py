@@ -129,6 +129,14 @@ class HeldPost(NamedTuple):
     held_at: float
 
 
+class Allowance(NamedTuple):
+    """How many POSTs may go out now, seconds after which more may, and why no process sends, or only one."""
+
+    posts: int
+    wait: float = 0.0
+    reason: Optional[str] = None
+
+
 @dataclass(frozen=True)
 class DeadLetter:
     """A POST that the service refused for good.
@@ -225,6 +233,16 @@ class Store(Protocol):
 
     def release(self) -> None:
         """Lets another process deliver."""
+
+    def allowance(self, most: int) -> Allowance:
+        """How many POSTs, of `most`, this process may send now, as all do that deliver from this store; see `_fleet`.
+        They count as sent."""
+
+    def shut(self, reason: str, seconds: float) -> None:
+        """Nobody sends for so long, and then one of them one POST at a time, until `reopen`."""
+
+    def reopen(self) -> None:
+        """The service answers again, so all of them send; not before the time of `shut` is over."""
 
     def tidy(self) -> None:
         """Gives back room that is no longer needed; called when nothing is pending."""

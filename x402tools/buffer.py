@@ -23,6 +23,7 @@ from x402tools._store import DeadLetter, Tally
 from x402tools._timings import AttemptTimes, Stopwatch
 from x402tools.errors import BufferClosedError, QueueFullError, SpoolError, ValidationError
 from x402tools.models import Envelope, Usage
+from x402tools.redis_store import RedisStore, is_engine
 
 __all__ = [
     "AttemptTimes",
@@ -46,7 +47,9 @@ class UsageBuffer:
     """A durable queue of usage events before a client. One file may serve any number of processes of a machine.
 
     Args:
-        path: the spool file. Default: x402tools/usage.db in the user's state folder.
+        path: the spool file, or the address of a server, see `store`. Default: X402TOOLS_STORE of the environment,
+            or else x402tools/usage.db in the user's state folder.
+        store: a Redis or Valkey server instead of a file: a `RedisStore`, or its address. Needs the extra `redis`.
         durability: when `record` returns: "interval" at once (a thread commits and syncs within about 10 ms),
             "commit" when the event is committed (safe from a kill of the process; synced within about a second),
             "fsync" when it is synced (safe from a power cut).
@@ -78,7 +81,8 @@ class UsageBuffer:
             in `get_usage`. Metadata that has this field already is refused.
         exit_timeout: seconds that `close` and the end of the process may spend on delivering. What is in memory is
             stored before, as long as the disk takes it.
-        deliver: False only stores; another process delivers the spool.
+        deliver: False only stores; another process delivers. Default: True with a file, False with a server, where
+            `x402tools worker --store` delivers.
         event_time: where the moment of recording goes, which the service otherwise does not learn: "omit" nowhere;
             "metadata" into the metadata, as `recorded_at`; "body" into the body of the POST, as `timestamp`, a field
             that the hosted service is not known to accept. Change "body" only when nothing is pending: a POST that is
@@ -99,6 +103,7 @@ class UsageBuffer:
         self,
         path: Union[str, os.PathLike[str], None] = None,
         *,
+        store: Union[str, RedisStore, None] = None,
         durability: str = "interval",
         flush_at: int = 100,
         flush_interval: float = 1.0,
@@ -108,7 +113,7 @@ class UsageBuffer:
         on_queue_full: str = "reject",
         max_attempts: int = 20,
         exit_timeout: float = 2.0,
-        deliver: bool = True,
+        deliver: Optional[bool] = None,
         coalesce: bool = False,
         coalesce_window: float = 10.0,
         coalesce_by: Optional[Sequence[str]] = None,
@@ -122,9 +127,11 @@ class UsageBuffer:
         on_error: Optional[Callable[[str], object]] = None,
         on_drop: Optional[Callable[[Usage], object]] = None,
     ) -> None:
+        engine, file = _where(path, store)
         self._settings = Settings(
-            path=os.path.abspath(os.fspath(path)) if path is not None else _spool_file.default_path(),
-            makes_folder=path is None,
+            path=engine.place if engine else os.path.abspath(file) if file else _spool_file.default_path(),
+            engine=engine,
+            makes_folder=not file,
             durability=durability,
             flush_at=flush_at,
             flush_interval=flush_interval,
@@ -134,7 +141,7 @@ class UsageBuffer:
             on_queue_full=on_queue_full,
             max_attempts=max_attempts,
             exit_timeout=exit_timeout,
-            delivers=bool(deliver),
+            delivers=engine is None if deliver is None else bool(deliver),
             user=UserCallbacks(on_delivery, on_dead_letter, on_error, on_drop),
             on_unknown=on_unknown,
             idempotency_window=idempotency_window,
@@ -145,7 +152,7 @@ class UsageBuffer:
             max_post_amount=max_post_amount,
             event_time=event_time,
         ).checked()
-        if not _process.can_lock_files():
+        if engine is None and not _process.can_lock_files():
             raise SpoolError("UsageBuffer needs fcntl file locks, which this system lacks; use the client without it")
         self.path = self._settings.path
         self._target: Optional[Tuple[Deliver, str]] = None
@@ -476,6 +483,22 @@ class UsageBuffer:
         self._resets.late = Tally()
         self._stopwatch = self._stopwatch.anew()
         self.__dict__.pop("_own_lock", None)
+
+
+def _where(
+    path: Union[str, os.PathLike[str], None], store: Union[str, RedisStore, None]
+) -> Tuple[Optional[RedisStore], Optional[str]]:
+    """The server, or the file, or neither: then it is the default file."""
+    if path is not None and store is not None:
+        raise ValidationError("give a path or a store, not both")
+    if isinstance(store, RedisStore):
+        return store, None
+    if store is not None and not is_engine(store):
+        raise ValidationError("store must be a RedisStore or an address like redis://host:6379/0; a file is a path")
+    given = store if store is not None else path if path is not None else os.environ.get("X402TOOLS_STORE") or None
+    if given is not None and is_engine(given):
+        return RedisStore(os.fspath(given)), None
+    return None, None if given is None else os.fspath(given)
 
 
 def _keys(names: Sequence[str]) -> Tuple[str, ...]:

@@ -24,6 +24,7 @@ from x402tools._flusher import Observer
 from x402tools._spool import Spool
 from x402tools._store import (
     Acknowledgement,
+    Allowance,
     Burial,
     ChangedError,
     Counts,
@@ -217,6 +218,10 @@ class FakeStore:
         self.calls: List[str] = []
         self.settlements: List[Tuple[int, int]] = []
         self.buried: List[Burial] = []
+        self.allows: Callable[[int], Allowance] = Allowance
+        self.asked: List[int] = []
+        self.shuts: List[Tuple[str, float]] = []
+        self.reopened = 0
         self._handed_out: Set[int] = set()
         self._read_up_to = 0
         self._lock = threading.RLock()
@@ -380,6 +385,19 @@ class FakeStore:
                 self._handed_out.clear()
                 self._read_up_to = 0
             return self.shelf.holder is self
+
+    def allowance(self, most: int) -> Allowance:
+        with self._called("allowance"):
+            self.asked.append(most)
+            return self.allows(most)
+
+    def shut(self, reason: str, seconds: float) -> None:
+        with self._called("shut"):
+            self.shuts.append((reason, seconds))
+
+    def reopen(self) -> None:
+        with self._called("reopen"):
+            self.reopened += 1
 
     def release(self) -> None:
         with self._lock:

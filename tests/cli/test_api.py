@@ -118,7 +118,7 @@ def test_without_a_key(shell: Shell) -> None:
 
 def test_a_name_cannot_play_with_the_terminal(shell: Shell, emulator: Emulator) -> None:
     """Escapes in a name are shown, not obeyed, and markup is no markup."""
-    emulator.create_envelope(name="evil\x1b[2J[bold]\u202e")
+    emulator.create_envelope(name="evil\x1b[2J[bold]\u202e", limit=1000)
 
     piped, shown = shell.run("envelopes", "list"), shell.in_terminal("envelopes", "list")
 

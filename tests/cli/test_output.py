@@ -9,6 +9,7 @@ from typing import Any, Dict, List
 
 import pytest
 
+from x402tools._cli import screen
 from x402tools._cli.glance import Glance
 from x402tools._cli.output import Column, Output, amount_of_bytes, duration, plain, printable
 from x402tools._cli.screen import _fitting
@@ -111,3 +112,14 @@ def test_a_curve() -> None:
     """From nothing to the highest; no curve of nothing."""
     assert spark([0.0, 5.0, 10.0]) == " ▄█"
     assert spark([0.0, 0.0]) == spark([]) == ""
+
+
+def test_a_column_with_nothing_in_it_leaves_its_room(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a terminal an empty column is left out, so that ids beside it stay whole."""
+    rows = [["key_1", "", "today"], ["key_2", "", ""]]
+
+    screen.table(["id", "expires", "used"], rows, [False] * 3, [True, False, False])
+
+    shown = capsys.readouterr().out
+    assert "expires" not in shown
+    assert [line.split() for line in shown.splitlines() if "key_" in line] == [["key_1", "today"], ["key_2"]]

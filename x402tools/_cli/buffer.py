@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import click
 
 from x402tools import UsageBuffer
 from x402tools._batch import Post
-from x402tools._cli import codes, glance
+from x402tools._cli import codes, fleet, glance
 from x402tools._cli.audit import audit
 from x402tools._cli.doctor import doctor
 from x402tools._cli.drain import drain
 from x402tools._cli.export import document_of_post, export
-from x402tools._cli.options import output_option, spool_argument
+from x402tools._cli.options import output_option, place_options, spool_argument
 from x402tools._cli.output import Column, Output, amount_of_bytes, at, duration, first, say
 from x402tools._cli.watch import watch
 from x402tools._inspect import SpoolView
@@ -48,13 +48,16 @@ for command in (audit, doctor, drain, export, watch):
 
 
 @buffer.command("status")
-@spool_argument
+@place_options
 @output_option
-def status(path: str, output: Output) -> int:
+def status(path: Optional[str], store: Optional[str], output: Output) -> int:
     """The ledger, what waits and since when, who delivers.
 
     Exits with 4 when there are dead letters, losses, or the ledger does not add up.
     """
+    if store is not None:
+        return fleet.status(store, output)
+    assert path is not None
     with SpoolView(path) as view:
         seen = glance.take(view)
     pairs = [(name, output.tally(tally)) for name, tally in seen.tallies()]
@@ -86,29 +89,37 @@ def peek(path: str, limit: int, output: Output) -> None:
 
 
 @buffer.command("dead")
-@spool_argument
+@place_options
 @click.option("--limit", type=click.IntRange(min=1), help="So many at the most (default: all).")
 @output_option
-def dead(path: str, limit: int, output: Output) -> int:
+def dead(path: Optional[str], store: Optional[str], limit: int, output: Output) -> int:
     """The dead letters: what the service refused for good, and why. Exits with 4 when there are any."""
+    if store is not None:
+        return fleet.dead(store, _DEAD_COLUMNS, limit, output)
+    assert path is not None
     with SpoolView(path) as view:
         count = output.table(_DEAD_COLUMNS, first(view.dead_letters(), limit), empty="There are no dead letters.")
     return codes.NEEDS_A_LOOK if count else codes.DONE
 
 
 @buffer.command("requeue")
-@spool_argument
-@click.argument("ids", nargs=-1, type=int)
+@click.argument("words", nargs=-1, metavar="[PATH] [IDS]...")
+@click.option("--store", metavar="URL", help="The engine that a fleet shares, in place of PATH.")
 @click.option("--all", "everything", is_flag=True, help="All dead letters.")
 @output_option
-def requeue(path: str, ids: Tuple[int, ...], everything: bool, output: Output) -> int:
+def requeue(words: Tuple[str, ...], store: Optional[str], everything: bool, output: Output) -> int:
     """Has dead letters delivered again, under their old keys.
 
     IDS are those that `dead` shows. The process that delivers takes them up by itself; where there is none, see
     `drain` and `worker`. Exits with 4 when some were not there, or are damaged.
     """
+    if store is None and not words:
+        raise click.UsageError("Give the PATH of a spool, or --store.")
+    path, ids = (words[0], _ids(words[1:])) if store is None else ("", _ids(words))
     if everything == bool(ids):
         raise click.UsageError("Name the dead letters by their ids, or give --all.")
+    if store is not None:
+        return fleet.requeue(store, ids, output, everything=everything)
     with SpoolView(path) as view:
         wanted = view.counts().dead.events if everything else len(set(ids))
     with UsageBuffer(path, deliver=False) as spool:
@@ -119,3 +130,10 @@ def requeue(path: str, ids: Tuple[int, ...], everything: bool, output: Output) -
     if count < wanted:
         say("Some were not there, or are damaged and stay; see `x402tools buffer dead`.")
     return codes.NEEDS_A_LOOK if count < wanted else codes.DONE
+
+
+def _ids(words: Sequence[str]) -> List[int]:
+    for word in words:
+        if not word.isdecimal():
+            raise click.UsageError(f"{word!r} is no id of a dead letter.")
+    return [int(word) for word in words]

@@ -1,10 +1,10 @@
-"""Opens a spool to deliver it from this process."""
+"""Opens a spool, or the engine of a fleet, to deliver from this process."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any
+from typing import Any, Optional
 
 from x402tools import UsageBuffer, X402Client
 from x402tools._cli.options import Service
@@ -28,6 +28,18 @@ def delivering_client(path: str, service: Service, **settings: Any) -> X402Clien
                 )
                 raise SpoolError(message)
     buffer = UsageBuffer(path, **settings)
+    try:
+        return service.client(buffer=buffer)
+    except BaseException:
+        buffer.close(0)
+        raise
+
+
+def fleet_client(store: str, service: Service, rate: Optional[float] = None, **settings: Any) -> X402Client:
+    """The same for an engine, which checks the base URL itself; `rate` is POSTs a second of all workers together."""
+    from x402tools import RedisStore
+
+    buffer = UsageBuffer(store=RedisStore(store, rate=rate), deliver=True, **settings)
     try:
         return service.client(buffer=buffer)
     except BaseException:

@@ -7,11 +7,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from x402tools._cli import codes, glance
+from x402tools._cli import codes, fleet, glance
 from x402tools._cli.delivery import delivering_client
 from x402tools._cli.glance import Glance
 from x402tools._cli.meter import Meter
-from x402tools._cli.options import Service, output_option, service_options, spool_argument
+from x402tools._cli.options import Service, output_option, place_options, service_options
 from x402tools._cli.output import Output, say
 from x402tools._inspect import SpoolView
 from x402tools.buffer import BufferStats
@@ -21,7 +21,7 @@ _TICK = 0.25  # seconds between two looks
 
 
 @click.command("drain")
-@spool_argument
+@place_options
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 86400),
@@ -32,12 +32,17 @@ _TICK = 0.25  # seconds between two looks
 @click.option("--concurrency", type=click.IntRange(1, 1000), default=8, help="POSTs at once (default 8).")
 @service_options
 @output_option
-def drain(path: str, timeout: float, concurrency: int, service: Service, output: Output) -> int:
+def drain(
+    path: Optional[str], store: Optional[str], timeout: float, concurrency: int, service: Service, output: Output
+) -> int:
     """Delivers what is pending, until nothing is.
 
     While another process delivers, it only waits for that one. Exits with 4 when something is left, or became a dead
     letter meanwhile, and with 130 when it was interrupted; what is left stays in the spool.
     """
+    if store is not None:
+        return fleet.drain(store, timeout, concurrency, service, output)
+    assert path is not None
     with SpoolView(path) as view:
         before = glance.take(view)
     if before.deliverer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from typing import Any, Callable, Dict, Optional, TypeVar
 
@@ -10,6 +11,8 @@ import click
 
 from x402tools import UsageBuffer, X402Client
 from x402tools._cli.output import Output
+
+STORE_VARIABLE = "X402TOOLS_STORE"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,6 +87,29 @@ def service_options(command: Command) -> Command:
 def spool_argument(command: Command) -> Command:
     """Adds the path of a spool."""
     return click.argument("path", type=click.Path(), metavar="PATH")(command)
+
+
+def place_options(command: Command) -> Command:
+    """Adds the path of a spool, or --store for the engine of a fleet; the command gets one of `path` and `store`."""
+
+    @functools.wraps(command)
+    def with_place(*arguments: Any, path: Optional[str], store: Optional[str], **options: Any) -> Any:
+        if path is not None and store is not None:
+            raise click.UsageError("Give the PATH of a spool, or --store; not both.")
+        if path is None and store is None:
+            store = os.environ.get(STORE_VARIABLE) or None
+        if path is None and store is None:
+            raise click.UsageError("Give the PATH of a spool, or --store.")
+        return command(*arguments, path=path, store=store, **options)
+
+    store_option = click.option(
+        "--store",
+        metavar="URL",
+        help=f"The engine that a fleet shares, redis://… for example, in place of PATH; {STORE_VARIABLE} when neither "
+        "is given. Others on this machine can see it: a password had better stand there.",
+    )
+    decorated: Any = store_option(with_place)
+    return click.argument("path", type=click.Path(), metavar="[PATH]", required=False)(decorated)  # type: ignore[no-any-return]  # what click makes of the command
 
 
 def confirm(question: str, *, yes: bool) -> None:

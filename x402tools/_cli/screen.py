@@ -25,14 +25,16 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], whole: Sequence[bool]) -> None:
-    """A table that fits the terminal; long cells go on below themselves, and those of `whole` columns last."""
+    """A table that fits the terminal; long cells go on below themselves, and those of `whole` columns last. A column
+    that has nothing in it leaves its room to the others."""
+    filled = [at for at in range(len(titles)) if any(row[at] for row in rows)]
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    widest = [max(len(row[at]) for row in (titles, *rows)) for at in range(len(titles))]
-    widths = _fitting(widest, right, whole, console().width - 1)
-    for at, title in enumerate(titles):
-        shown.add_column(title, justify="right" if right[at] else "left", overflow="fold", width=widths[at])
+    widest = [max(len(row[at]) for row in (titles, *rows)) for at in filled]
+    widths = _fitting(widest, [right[at] for at in filled], [whole[at] for at in filled], console().width - 1)
+    for at, width in zip(filled, widths):
+        shown.add_column(titles[at], justify="right" if right[at] else "left", overflow="fold", width=width)
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*(Text(row[at]) for at in filled))
     console().print(shown)
 
 

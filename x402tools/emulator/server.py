@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (default %(default)s)"
     )
     parser.add_argument("--db", metavar="FILE", help="keep the books in this SQLite file (default: in memory)")
-    parser.add_argument("--demo", action="store_true", help="begin with a few envelopes and some usage")
+    parser.add_argument("--demo", action="store_true", help="begin with a few envelopes (env_1 is one) and some usage")
     parser.add_argument("--api-key", default=DEFAULT_KEY, help="a key that works from the start (default %(default)s)")
     parser.add_argument(
         "--no-idempotency", action="store_true", help="ignore Idempotency-Key: a POST sent twice is booked twice"

@@ -240,10 +240,12 @@ class Books:
         """The envelope, or None."""
         return self._envelopes.get(envelope_id)
 
-    def add_envelope(self, name: str, limit: int, period: str, reset_day: Optional[int]) -> Envelope:
-        """Make an envelope and return it."""
+    def add_envelope(
+        self, name: str, limit: int, period: str, reset_day: Optional[int], *, envelope_id: Optional[str] = None
+    ) -> Envelope:
+        """Make an envelope, under an id of its own unless one is given, and return it."""
         now = self.now()
-        made = Envelope(_new_id("env"), name, limit, period, reset_day, now, now)
+        made = Envelope(envelope_id or _new_id("env"), name, limit, period, reset_day, now, now)
         self._connection.execute("INSERT INTO envelopes VALUES (?, ?, ?, ?, ?, ?, ?)", made)
         self._envelopes[made.id] = made
         return made

@@ -1,0 +1,87 @@
+"""A process of a round: records through the public API, or delivers, on whichever store it is given.
+
+    python -m tests.stores.chaos_process recorder STORE BASE_URL NAME EVENTS SECONDS COALESCE
+    python -m tests.stores.chaos_process worker STORE BASE_URL NAME
+
+STORE is a path or an engine's URL. A recorder prints one line of JSON at its end: what `record_usage` took, by
+envelope. A worker prints "ready" and delivers until its standard input ends.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import random
+import sys
+import threading
+import time
+from typing import Any, Dict, List
+
+from tests.stores.chaos_plan import LEASE, amount_of
+from x402tools import UsageBuffer, X402Client
+
+ENVELOPES = 10
+_ENDPOINTS = ("/a", "/b", "/c")
+
+# Seconds. An engine that is away is back long before; `close` returns as soon as everything is stored.
+_CLOSE = 60.0
+
+# Seconds. Short, so that a round has many folds.
+_WINDOW = 0.2
+
+
+def open_buffer(store: str, **options: Any) -> UsageBuffer:
+    """A buffer on this store, with leases short enough to be stolen."""
+    if "://" not in store:
+        return UsageBuffer(store, **options)
+    from x402tools import RedisStore
+
+    return UsageBuffer(store=RedisStore(store, lease=LEASE), **options)
+
+
+def record(store: str, base_url: str, name: str, events: int, seconds: float, *, coalesce: bool) -> None:
+    """Records so many events in about so many seconds, and tells what was taken."""
+    rng = random.Random(name)
+    never = threading.Event()  # only waited on
+    buffer = open_buffer(store, deliver=False, coalesce=coalesce)
+    taken: Dict[str, List[int]] = {}
+    marks: List[str] = []
+    with X402Client(lambda: f"sk_{name}", base_url, timeout=(1.0, 1.0), buffer=buffer) as client:
+        start = time.monotonic()
+        for count in range(events):
+            envelope, amount, mark = f"env_{rng.randrange(ENVELOPES)}", amount_of(rng), f"{name}/{count}"
+            metadata = {"endpoint": rng.choice(_ENDPOINTS)} if coalesce else {"mark": mark}
+            if client.record_usage(envelope, amount, metadata).pending:
+                sums = taken.setdefault(envelope, [0, 0])
+                sums[0] += 1
+                sums[1] += amount
+                if not coalesce:
+                    marks.append(mark)
+            if count % 20 == 19:
+                never.wait(max(start + seconds * (count + 1) / events - time.monotonic(), 0.0))
+        buffer.close(_CLOSE)
+        stats = buffer.stats()
+    print(json.dumps({"taken": taken, "marks": marks, "in_memory": stats.in_memory, "problem": stats.problem}))
+
+
+def work(store: str, base_url: str, name: str) -> None:
+    """Delivers until standard input ends."""
+    buffer = open_buffer(store, deliver=True, coalesce=True, coalesce_window=_WINDOW, flush_interval=0.1)
+    with X402Client(lambda: f"sk_{name}", base_url, timeout=(1.0, 1.0), buffer=buffer):
+        print("ready", flush=True)
+        sys.stdin.read()
+        buffer.close(10.0)
+
+
+def main() -> None:
+    faulthandler.enable()  # a hang is ended with SIGABRT, to see where it was
+    role, store, base_url, name, *rest = sys.argv[1:]
+    if role == "worker":
+        work(store, base_url, name)
+    else:
+        events, seconds, coalesce = rest
+        record(store, base_url, name, int(events), float(seconds), coalesce=coalesce == "True")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What this process has taken from a stream of the engine, and keeps for as long as it gives signs of life.
+
+    new ──read──► ours ──kept, a few times a lease──► ours ──done──► gone
+                   │ no sign of life for a lease
+                   └──► another process's, under a number of its own there
+
+Entries get local numbers, from 1 in the order in which they were read, because the ids of what is taken over from a
+dead process are older than those that were read before. Used by the flusher's thread alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+
+from x402tools import _redis_scripts
+from x402tools._redis_link import Link
+from x402tools._store import Tally
+from x402tools.errors import SpoolError
+
+HALF = 2**32  # units are counted in halves, see `_redis_scripts`
+
+_SIGNS = 4  # of life in the time of a lease
+_RELEASED = 24 * 3600 * 1000  # milliseconds idle: longer than any lease, so that anybody takes it at once
+
+
+class Entry(NamedTuple):
+    """A batch as it lies in a stream."""
+
+    number: int
+    id: str
+    value: bytes
+    tally: Tally
+    taken_over: bool = False
+
+    @property
+    def stored_at(self) -> float:
+        """Seconds since 1970, by the engine's clock."""
+        return int(self.id.partition("-")[0]) / 1000
+
+
+class Leases:
+    """A consumer of one group.
+
+    Args:
+        stream, group: what it reads; both are made when they are missing.
+        consumer: names this process among the others.
+        lease: seconds.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self, link: Link, stream: str, group: str, consumer: str, lease: float, clock: Callable[[], float]
+    ) -> None:
+        self._link = link
+        self._stream = stream
+        self._group = group
+        self._consumer = consumer
+        self._lease = lease
+        self._clock = clock
+        self._ids: Dict[int, str] = {}
+        self._last = 0
+        self._look_for_dead_at = 0.0
+        self._sign_at = 0.0
+
+    @property
+    def ids(self) -> Mapping[int, str]:
+        """What is held: id by number."""
+        return self._ids
+
+    def make_group(self) -> None:
+        """Makes the group, from the first entry on, unless it is there.
+
+        Raises:
+            SpoolError
+        """
+        try:
+            self._link.command("XGROUP", "CREATE", self._stream, self._group, "0", "MKSTREAM")
+        except SpoolError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def read(self, limit: int) -> List[Entry]:
+        """Up to so many entries: those of processes that are dead, then new ones.
+
+        Raises:
+            SpoolError: what was read in vain is found again after a lease.
+        """
+        taken: List[Entry] = []
+        if self._clock() >= self._look_for_dead_at:
+            taken = self._take_over(limit)
+            if len(taken) < limit:
+                self._look_for_dead_at = self._clock() + self._lease / _SIGNS
+        if len(taken) < limit:
+            taken += self._read_new(limit - len(taken))
+        return taken
+
+    def again(self) -> List[Entry]:
+        """What is held, once more, without what another process has by now."""
+        self.give_sign(at_once=True)
+        entries = []
+        for number, id_ in list(self._ids.items()):
+            found = self._link.command("XRANGE", self._stream, id_, id_)
+            if found:
+                entries += [Entry(number, *one) for one in _entries(found)]
+            else:
+                del self._ids[number]
+        return entries
+
+    def give_sign(self, *, at_once: bool = False) -> None:
+        """Keeps what is held; forgets what another process has taken over."""
+        if self._ids and (at_once or self._clock() >= self._sign_at):
+            self._keep(0)
+        self._sign_at = self._clock() + self._lease / _SIGNS
+
+    def release(self) -> None:
+        """Lets others have what is held, at once."""
+        if self._ids:
+            self._keep(_RELEASED)
+        self._ids = {}
+
+    def done(self, number: int) -> None:
+        """This one is dealt with."""
+        self._ids.pop(number, None)
+
+    def _keep(self, idle: int) -> None:
+        lost = self._link.run(
+            _redis_scripts.KEEP, [self._stream], [self._group, self._consumer, idle, *self._ids.values()]
+        )
+        gone = {_text(id_) for id_ in lost}
+        self._ids = {number: id_ for number, id_ in self._ids.items() if id_ not in gone}
+
+    def _take_over(self, limit: int) -> List[Entry]:
+        idle = int(self._lease * 1000)
+        answer = self._ask("XAUTOCLAIM", self._stream, self._group, self._consumer, idle, "0", "COUNT", limit)
+        return [self._hold(*one, taken_over=True) for one in _entries(answer[1] if answer else [])]
+
+    def _read_new(self, limit: int) -> List[Entry]:
+        words = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", limit, "STREAMS", self._stream, ">")
+        answer = self._ask(*words)
+        return [self._hold(*one) for one in _entries(answer[0][1] if answer else [])]
+
+    def _ask(self, *words: Any) -> Any:
+        try:
+            return self._link.command(*words)
+        except SpoolError as error:
+            if "NOGROUP" not in str(error):
+                raise
+        self.make_group()  # somebody has emptied the server
+        return self._link.command(*words)
+
+    def _hold(self, id_: str, value: bytes, tally: Tally, *, taken_over: bool = False) -> Entry:
+        self._last += 1
+        self._ids[self._last] = id_
+        return Entry(self._last, id_, value, tally, taken_over)
+
+
+def _entries(answer: Any) -> Iterator[Tuple[str, bytes, Tally]]:
+    """The ids, batches and tallies of an answer; what was deleted meanwhile is an empty place in it."""
+    for one in answer:
+        if one and one[1]:
+            fields = one[1]
+            events, high, low = map(int, fields[b"tally"].split())
+            yield _text(one[0]), fields[b"batch"], Tally(events, high * HALF + low)
+
+
+def _text(raw: Any) -> str:
+    return raw.decode("ascii") if isinstance(raw, bytes) else str(raw)

@@ -1,0 +1,500 @@
+"""The store on a Redis or Valkey server, shared by any number of processes on any number of hosts; see `_store` for
+what it promises, and `_redis_scripts` for what lies there and how it moves.
+
+It stands behind the reserve like the spool on a file: while the server is away, events wait in memory. Unlike there,
+all processes that deliver do so at the same time, each what it has leased (`_redis_leases`), so nothing is sent from
+memory: another process might have it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+import uuid
+from base64 import b64decode, b64encode
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+from x402tools import _batch, _redis_scripts
+from x402tools._batch import CorruptBatchError, EncodedBatch, Post
+from x402tools._redis_fleet import RedisFleet
+from x402tools._redis_leases import HALF, Entry, Leases
+from x402tools._redis_link import Link
+from x402tools._redis_start import check
+from x402tools._spool import Deposit
+from x402tools._spool_rows import numbered
+from x402tools._store import (
+    Acknowledgement,
+    Allowance,
+    Burial,
+    ChangedError,
+    Counts,
+    DeadLetter,
+    HeldPost,
+    Holding,
+    Place,
+    RecordedBatch,
+    SealedBatch,
+    Tally,
+)
+from x402tools.errors import SpoolError
+from x402tools.redis_store import RedisStore
+
+log = logging.getLogger("x402tools")
+
+_COUNT_BITS = 20  # of the second half of an entry's id, in a number
+
+# Batches of POSTs that a process takes at once: the others are to find some too.
+_MOST_SEALED = 2
+
+_KEPT_RECORDERS = 30 * 86400.0  # seconds for which what a recorder stored last is known
+_LOOK_EVERY = 1.0  # seconds between looks whether the server is there, while there is nothing to store
+_REPLICAS_WAIT = 1.0  # seconds
+
+
+class _HandedOut:
+    """A batch of POSTs that the flusher has."""
+
+    def __init__(self, id_: str, posts: int, left: int) -> None:
+        self.id = id_
+        self.posts = posts
+        self.left = left  # that this process has not settled
+
+
+class Engine:
+    """A store on a server.
+
+    Args:
+        store: which one.
+        max_bytes: how large the content may become.
+
+    Raises:
+        SpoolError: the server is one that would lose usage, or too old. One that is away is no error.
+        MissingExtraError: redis-py is not installed.
+    """
+
+    is_shared = True
+
+    def __init__(self, store: RedisStore, *, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = store.place
+        self.notices: List[str] = []
+        self._store = store
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._link = Link(store)
+        self._fleet = RedisFleet(self._link.run, store.namespace, store.rate, clock=clock)
+        self._name = secrets.token_hex(12)  # as the recorder of deposits
+        consumer = f"{socket.gethostname()}-{os.getpid()}-{self._name}"
+        self._consumer = consumer
+        self._recorded = Leases(self._link, self._key("in"), "fold", consumer, store.lease, clock)
+        self._sealed = Leases(self._link, self._key("out"), "post", consumer, store.lease, clock)
+        self._handed_out: Dict[int, _HandedOut] = {}
+        self._is_ready = False
+        self._look_at = 0.0
+        self._size: Tuple[float, int] = (0.0, 0)
+        self.has_claim = False
+        try:
+            self._make_ready()
+        except SpoolError as error:
+            if "cannot be reached" not in str(error):
+                raise
+
+    def _key(self, name: str) -> str:
+        return f"{{x402:{self._store.namespace}}}:{name}"
+
+    def _keys(self, *names: str) -> List[str]:
+        return [self._key(name) for name in names]
+
+    def _make_ready(self) -> None:
+        """Checks the server and makes what is missing there, once; before anything else is asked of it."""
+        if self._is_ready:
+            return
+        check(self._link, self.path, allow_eviction=self._store.allow_eviction)
+        for lease in (self._recorded, self._sealed):
+            lease.make_group()
+        oldest = int((time.time() - _KEPT_RECORDERS) * 1000)
+        self._link.run(_redis_scripts.PRUNE, self._keys("recorders", "seen"), [oldest])
+        self._is_ready = True
+
+    def bind(self, destination: str) -> None:
+        """See `Spool.bind`."""
+        fingerprint = hashlib.sha256(destination.encode("utf-8")).hexdigest()
+        try:
+            self._make_ready()
+            is_bound = self._link.run(_redis_scripts.BIND, self._keys("meta", "in", "out", "dead"), [fingerprint])
+        except SpoolError as error:
+            if "cannot be reached" not in str(error):
+                raise
+            return  # the events wait in memory, and go where the others of this namespace go
+        if not is_bound:
+            raise SpoolError(
+                f"{self.path}: holds usage for another base_url; deliver it there first, or use another namespace"
+            )
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[EncodedBatch], dropped: Tally) -> None:
+        self.deposit(Deposit(0, batches, dropped=dropped))
+
+    def deposit(self, deposit: Deposit) -> None:
+        """Stores all of it or nothing; what was stored before is not stored again."""
+        self._make_ready()
+        if deposit.batches and self._is_full():
+            raise SpoolError(f"{self.path}: max_disk_bytes ({self._max_bytes}) is reached; the store is full")
+        milliseconds = int(time.time() * 1000)
+        arguments: List[Any] = [f"={self._name}", deposit.number, milliseconds, *_numbers(deposit.dropped)]
+        for batch in deposit.batches:
+            recorder, number = numbered(batch.id)
+            tally = Tally(batch.events, batch.units)
+            arguments += [recorder, number, int(batch.is_sealed), *_numbers(tally), batch.value]
+        self._write(_redis_scripts.DEPOSIT, self._keys("in", "out", "recorders", "seen", "ledger"), arguments)
+
+    def has_deposit(self, number: int) -> bool:
+        """See `Spool.has_deposit`; with replicas, whether they have it too."""
+        return bool(self._write(_redis_scripts.HAS_DEPOSIT, self._keys("recorders"), [f"={self._name}", number]))
+
+    def append_alone(self, batch: EncodedBatch) -> None:
+        """Stores a batch in the calling thread, also beyond `max_bytes`."""
+        self.deposit(Deposit(0, [batch]))
+
+    def _write(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        if not self._store.replicas:
+            return self._link.run(script, keys, arguments)
+        return self._link.run_and_wait(script, keys, arguments, self._store.replicas, _REPLICAS_WAIT)
+
+    def settle(
+        self, acknowledged: Sequence[Acknowledgement], buried: Sequence[Burial], held: Sequence[Holding] = ()
+    ) -> None:
+        if held:
+            raise SpoolError(f"{self.path}: nothing is held on a server; it needs a spool file")
+        by_batch: Dict[int, List[Union[Acknowledgement, Burial]]] = {}
+        settled: List[Union[Acknowledgement, Burial]] = [*acknowledged, *buried]
+        for one in settled:
+            if one.place.sequence in self._handed_out:
+                by_batch.setdefault(one.place.sequence, []).append(one)
+        keys, arguments = self._keys("out", "ledger", "dead", "dead-ids", "dead-next"), []
+        for number, some in by_batch.items():
+            batch = self._handed_out[number]
+            keys.append(self._key(f"bits:{batch.id}"))
+            arguments += [batch.id, batch.posts, len(some)]
+            for one in some:
+                letter = _letter(one) if isinstance(one, Burial) else ""
+                arguments += [one.place.position, *_numbers(_tally(one.post)), letter]
+        if arguments:
+            self._write(_redis_scripts.SETTLE, keys, arguments)
+        for number, some in by_batch.items():
+            self._handed_out[number].left -= len(some)
+            if self._handed_out[number].left <= 0:
+                del self._handed_out[number]
+                self._sealed.done(number)
+
+    def requeue(self, ids: Sequence[int]) -> int:
+        total = 0
+        for start in range(0, len(ids), _batch.MOST_EVENTS):
+            arguments: List[Any] = []
+            for letter, document in self._letters(ids[start : start + _batch.MOST_EVENTS]):
+                if letter.readable:
+                    value = b64decode(document["batch"])
+                    arguments += [letter.id, *_numbers(Tally(letter.events, letter.amount)), value]
+            if arguments:
+                keys = self._keys("dead", "dead-ids", "out", "ledger")
+                total += int(self._write(_redis_scripts.REQUEUE, keys, arguments))
+        return total
+
+    def sync(self) -> None:
+        """The server syncs by itself, as it is set up: see `appendfsync`."""
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
+        self._make_ready()
+        if after == 0 and self._recorded.ids:
+            return self._rows(self._recorded.again())
+        return self._rows(self._recorded.read(limit))
+
+    def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
+        ids = [id_ for number, id_ in self._recorded.ids.items() if number <= up_to]
+        arguments: List[Any] = [self._consumer, len(ids), *ids]
+        for batch in batches:
+            arguments += [batch.value, _text_of(Tally(batch.events, batch.units))]
+        if not self._write(_redis_scripts.SEAL, self._keys("in", "out"), arguments):
+            raise ChangedError(f"{self.path}: another process has taken over some of it")
+        for number in [number for number in self._recorded.ids if number <= up_to]:
+            self._recorded.done(number)
+
+    def sweep(self) -> bool:
+        return False  # sealing leaves nothing behind
+
+    def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:  # noqa: ARG002 - leases tell what was handed out
+        self._make_ready()
+        handed_out = []
+        for entry in self._sealed.read(min(limit, _MOST_SEALED)):
+            batch = self._hand_out(entry)
+            if batch is not None:
+                handed_out.append(batch)
+        return handed_out
+
+    def _rows(self, entries: Sequence[Entry]) -> List[RecordedBatch]:
+        batches = []
+        for entry in entries:
+            try:
+                recorder, rows = _batch.recorded_rows(entry.value)
+            except CorruptBatchError as error:
+                self._bury_batch("in", "fold", self._recorded, entry, str(error))
+                continue
+            batches.append(RecordedBatch(entry.number, entry.stored_at, recorder, rows))
+        return batches
+
+    def _hand_out(self, entry: Entry) -> Optional[SealedBatch]:
+        try:
+            posts = _batch.decode(entry.value)
+        except CorruptBatchError as error:
+            self._bury_batch("out", "post", self._sealed, entry, str(error))
+            return None
+        settled = b""
+        if entry.taken_over:
+            settled = self._link.command("GET", self._key(f"bits:{entry.id}")) or b""
+        left = [at for at in range(len(posts)) if not _is_set(settled, at)]
+        self._handed_out[entry.number] = _HandedOut(entry.id, len(posts), len(left))
+        return SealedBatch(entry.number, [(Place(entry.number, at), posts[at]) for at in left])
+
+    def _bury_batch(self, stream: str, group: str, leases: Leases, entry: Entry, why: str) -> None:
+        keys = self._keys(stream, "ledger", "dead", "dead-ids", "dead-next")
+        letter = _document(None, f"the batch is damaged: {why}", None, 0, entry.value)
+        self._write(_redis_scripts.BURY_BATCH, keys, [group, entry.id, *_numbers(entry.tally), letter])
+        leases.done(entry.number)
+        log.error("%s: a damaged batch of %d events is set aside as a dead letter", self.path, entry.tally.events)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def last_recorded(self) -> int:
+        return self._ends("in")[1]
+
+    def first_recorded(self) -> Optional[int]:
+        return self._ends("in")[0]
+
+    def last_sequence(self) -> int:
+        return self._ends("out")[1]
+
+    def first_sequence(self) -> Optional[int]:
+        return self._ends("out")[0]
+
+    def _ends(self, stream: str) -> Tuple[Optional[int], int]:
+        oldest, newest = self._link.run(_redis_scripts.ENDS, self._keys(stream))
+        return (_as_number(oldest) if oldest else None), _as_number(newest or b"0-0")
+
+    def places_of(self, batch_ids: Sequence[str]) -> Dict[str, int]:  # noqa: ARG002 - nothing is handed out from memory
+        return {}
+
+    def adopt(self, sequence: int, posts: List[Post]) -> None:  # noqa: ARG002 - never called, see above
+        raise AssertionError("nothing is handed out from memory before a store that is shared")
+
+    def pending_posts(self, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
+        """See `Spool.pending_posts`."""
+        return self._page("out", after, up_to, limit)
+
+    def pending_events(self, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
+        """See `Spool.pending_events`."""
+        return self._page("in", after, up_to, limit)
+
+    def _page(self, stream: str, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
+        start, end = f"({_as_id(after)}", _as_id(up_to)
+        posts: List[Post] = []
+        last = 0
+        for id_, fields in self._link.command("XRANGE", self._key(stream), start, end, "COUNT", limit):
+            last = _as_number(id_)
+            try:
+                some = _posts_of(fields[b"batch"], is_sealed=stream == "out")
+            except CorruptBatchError:
+                continue
+            settled = self._link.command("GET", self._key(f"bits:{id_.decode()}")) or b""
+            posts += [post for at, post in enumerate(some) if not _is_set(settled, at)]
+        return last, posts
+
+    def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
+        words = ("ZRANGEBYSCORE", self._key("dead-ids"), f"({after}", "+inf", "LIMIT", 0, limit)
+        return [letter for letter, _ in self._letters([int(id_) for id_ in self._link.command(*words)])]
+
+    def _letters(self, ids: Sequence[int]) -> List[Tuple[DeadLetter, Dict[str, Any]]]:
+        if not ids:
+            return []
+        found = zip(ids, self._link.command("HMGET", self._key("dead"), *ids))
+        documents = [(number, json.loads(text)) for number, text in found if text is not None]
+        return [(_dead_letter(number, document), document) for number, document in documents]
+
+    def held(self, after: int, limit: int) -> List[HeldPost]:  # noqa: ARG002 - see `settle`
+        return []
+
+    def has_held(self) -> bool:
+        return False
+
+    def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:  # noqa: ARG002 - see `settle`
+        raise SpoolError(f"{self.path}: nothing is noted on a server; it needs a spool file")
+
+    def resolve(self, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:  # noqa: ARG002 - see `settle`
+        return [], []
+
+    def counts(self) -> Counts:
+        answer = self._link.command("HGETALL", self._key("ledger"))
+        ledger = {name.decode(): int(value) for name, value in answer.items()}
+
+        def tally(name: str) -> Tally:
+            units = ledger.get(f"{name} high", 0) * HALF + ledger.get(f"{name} low", 0)
+            return Tally(ledger.get(f"{name} events", 0), units)
+
+        firsts = [first for first in (self.first_recorded(), self.first_sequence()) if first is not None]
+        oldest = (min(firsts) >> _COUNT_BITS) / 1000 if firsts else None
+        return Counts(
+            recorded=tally("recorded"),
+            delivered=tally("delivered"),
+            pending=tally("pending"),
+            dead=tally("dead"),
+            dropped=tally("dropped"),
+            oldest_pending_at=oldest,
+            size=self._memory(),
+        )
+
+    def _memory(self) -> int:
+        """Bytes in the server's memory, as it estimates them."""
+        return sum(int(self._link.command("MEMORY", "USAGE", key) or 0) for key in self._keys("in", "out", "dead"))
+
+    def _is_full(self) -> bool:
+        looked_at, size = self._size
+        if self._clock() - looked_at >= _LOOK_EVERY:
+            self._size = self._clock(), self._memory()
+            size = self._size[1]
+        return size >= self._max_bytes
+
+    # -- who delivers ----------------------------------------------------------------------------------------------
+
+    def claim(self) -> bool:
+        """Always true: everybody delivers what it has leased. Gives signs of life."""
+        self._make_ready()
+        self._recorded.give_sign()
+        self._sealed.give_sign()
+        self.has_claim = True
+        return True
+
+    def release(self) -> None:
+        if self.has_claim:
+            self.has_claim = False
+            for leases in (self._recorded, self._sealed):
+                try:
+                    leases.release()
+                except SpoolError:
+                    pass  # whoever takes it over waits for the end of the lease
+
+    def allowance(self, most: int) -> Allowance:
+        return self._fleet.allowance(most)
+
+    def shut(self, reason: str, seconds: float) -> None:
+        self._fleet.shut(reason, seconds)
+
+    def reopen(self) -> None:
+        self._fleet.reopen()
+
+    def look(self) -> None:
+        """Whether the server is there, about once a second.
+
+        Raises:
+            SpoolError: it is not.
+        """
+        if self._clock() >= self._look_at:
+            self._look_at = self._clock() + _LOOK_EVERY
+            self._make_ready()
+            self._link.command("PING")
+
+    def make_room(self) -> None:
+        """The server frees what is deleted by itself."""
+
+    def tidy(self) -> None:
+        """Nothing is left behind."""
+
+    def give_up_at(self, moment: Optional[float]) -> None:
+        self._link.give_up_at(moment)
+
+    def go_on(self, seconds: float) -> None:
+        """See `Reserve.go_on`."""
+        self._link.go_on(seconds)
+
+    def close(self) -> None:
+        self.release()
+        self._link.close()
+
+    def is_in_use_here(self) -> bool:
+        return self._link.is_in_use_here()
+
+
+def _as_number(id_: bytes) -> int:
+    milliseconds, _, count = id_.partition(b"-")
+    return int(milliseconds) << _COUNT_BITS | int(count)
+
+
+def _as_id(number: int) -> str:
+    return f"{number >> _COUNT_BITS}-{number & (1 << _COUNT_BITS) - 1}"
+
+
+def _numbers(tally: Tally) -> Tuple[int, int, int]:
+    return (tally.events, *divmod(tally.units, HALF))
+
+
+def _text_of(tally: Tally) -> str:
+    return " ".join(map(str, _numbers(tally)))
+
+
+def _tally(post: Post) -> Tally:
+    return Tally(post.events, post.amount)
+
+
+def _is_set(bits: bytes, at: int) -> bool:
+    """As SETBIT counts them: from the left."""
+    return at // 8 < len(bits) and bool(bits[at // 8] & 128 >> at % 8)
+
+
+def _posts_of(value: bytes, *, is_sealed: bool) -> List[Post]:
+    if is_sealed:
+        return _batch.decode(value)
+    _, rows = _batch.recorded_rows(value)
+    return [Post(str(row[0]), row[1], row[2], row[3], row[4] / 1000) for row in rows]
+
+
+def _letter(burial: Burial) -> str:
+    value = _batch.encode_posts(f"dead-{uuid.uuid4().hex}/0", [burial.post]).value
+    return _document(burial.post, burial.reason, burial.status_code, burial.attempts, value)
+
+
+def _document(post: Optional[Post], reason: str, status_code: Optional[int], attempts: int, value: bytes) -> str:
+    """What is kept of a dead letter."""
+    kept = {
+        "reason": reason[:1000],
+        "status_code": status_code,
+        "attempts": attempts,
+        "died_at": time.time(),
+        "batch": b64encode(value).decode("ascii"),
+        "readable": post is not None,
+    }
+    return json.dumps(kept)
+
+
+def _dead_letter(number: int, document: Dict[str, Any]) -> DeadLetter:
+    posts = _batch.decode(b64decode(document["batch"])) if document["readable"] else []
+    post = posts[0] if posts else Post("", "", 0, None, document["died_at"])
+    metadata = json.loads(post.metadata) if isinstance(post.metadata, str) else post.metadata
+    return DeadLetter(
+        id=number,
+        key=post.key,
+        envelope_id=post.envelope_id,
+        amount=post.amount,
+        metadata=metadata,
+        reason=document["reason"],
+        status_code=document["status_code"],
+        attempts=document["attempts"],
+        recorded_at=post.recorded_at,
+        died_at=document["died_at"],
+        events=post.events,
+        readable=document["readable"],
+    )

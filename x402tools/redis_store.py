@@ -1,0 +1,96 @@
+"""`RedisStore`: the Redis or Valkey server on which a `UsageBuffer` keeps its events, without a disk or for a fleet.
+
+Needs the extra `redis`. Only a description: nothing is connected before the buffer that is given it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple, Optional, Union
+from urllib.parse import urlsplit, urlunsplit
+
+from x402tools.errors import ValidationError
+
+__all__ = ["RedisStore"]
+
+SCHEMES = ("redis", "rediss", "valkey", "valkeys")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LONGEST_LEASE = 86400.0
+
+
+class _Fields(NamedTuple):
+    url: str
+    namespace: str
+    replicas: int
+    allow_eviction: bool
+    lease: float
+    rate: Optional[float]
+    timeout: float
+
+
+class RedisStore(_Fields):
+    """A store on one Redis (6.2 or later) or Valkey server.
+
+    Args:
+        url: redis://host:6379/0, rediss:// for TLS, with user and password where it needs them; valkey:// is the same.
+        namespace: keeps several stores on one server apart: 1 to 64 letters, digits, dots, dashes and underscores.
+        replicas: so many replicas have to have a batch before it counts as stored (`WAIT`). Default 0.
+        allow_eviction: use a server that throws keys away when its memory is full. It would lose usage: for tests.
+        lease: seconds after which the work of a process that delivers and gives no sign of life is taken over. A lease
+            that is too short costs POSTs that are sent twice under one key, never a wrong sum. Default 60.
+        rate: POSTs a second that all processes which deliver from this store may send together. Default: no bound.
+        timeout: seconds for one answer of the server. Default 2.
+
+    Raises:
+        ValidationError: an argument is not usable.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        url: str,
+        *,
+        namespace: str = "x402",
+        replicas: int = 0,
+        allow_eviction: bool = False,
+        lease: float = 60.0,
+        rate: Optional[float] = None,
+        timeout: float = 2.0,
+    ) -> RedisStore:
+        if not is_engine(url):
+            raise ValidationError(f"url must be an address like redis://host:6379/0 ({', '.join(SCHEMES)})")
+        if type(namespace) is not str or not _NAMESPACE.fullmatch(namespace):
+            raise ValidationError("namespace must be 1 to 64 letters, digits, dots, dashes or underscores")
+        if type(replicas) is not int or not 0 <= replicas <= 100:
+            raise ValidationError("replicas must be a whole number from 0 to 100")
+        _check_seconds("lease", lease, 0.05, _LONGEST_LEASE)
+        _check_seconds("timeout", timeout, 0.05, 60.0)
+        if rate is not None:
+            _check_seconds("rate", rate, 0.01, 1e6)
+        return super().__new__(cls, url, namespace, replicas, bool(allow_eviction), lease, rate, timeout)
+
+    @property
+    def place(self) -> str:
+        """The address and the namespace, without a secret: for people, log lines and metrics."""
+        parts = urlsplit(self.url)
+        host = parts.hostname or "localhost"
+        where = f"{host}:{parts.port or 6379}"
+        return f"{urlunsplit((parts.scheme, where, parts.path or '/0', '', ''))}#{self.namespace}"
+
+    def __repr__(self) -> str:
+        return f"<RedisStore {self.place}>"
+
+    def __reduce__(self) -> Union[str, tuple]:  # type: ignore[type-arg]  # object's own signature
+        raise TypeError("a RedisStore may hold a password and is not pickled: make one in each process")
+
+
+def is_engine(path: object) -> bool:
+    """Whether this names a server rather than a file."""
+    return isinstance(path, (str, os.PathLike)) and os.fspath(path).partition("://")[0] in SCHEMES
+
+
+def _check_seconds(argument: str, value: object, least: float, most: float) -> None:
+    if type(value) not in (int, float) or not least <= value <= most:  # type: ignore[operator]  # a number by now
+        raise ValidationError(f"{argument} must be a number from {least:g} to {most:g}")
