@@ -7,6 +7,7 @@ other, and this one against a real run with the same parameters. A million event
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from typing import Dict, List, NamedTuple, Tuple
 from zlib import crc32
@@ -51,11 +52,12 @@ class Played:
     late_most: float
 
 
-def play(fleet: Fleet, seconds: float, costs: Costs = MEASURED, *, seed: int = 1) -> Played:
-    """Records for so many seconds, then waits until all is booked; a flush ends the last window.
+def play(fleet: Fleet, seconds: float, costs: Costs = MEASURED, *, seed: int = 1, flushed: bool = True) -> Played:
+    """Records for so many seconds, then waits until all is booked.
 
     Args:
         fleet: with a number of partitions and of workers; HOST has one worker a host.
+        flushed: a flush at the end of the recording ends the last window; otherwise it is waited for.
     """
     partitions = fleet.partitions or 1
     workers = fleet.hosts if fleet.folding == HOST else fleet.workers or 1
@@ -67,7 +69,8 @@ def play(fleet: Fleet, seconds: float, costs: Costs = MEASURED, *, seed: int = 1
             turn += 1
             reader = host if fleet.folding == HOST else batch.partition if fleet.folding == OWNED else turn
             queues[reader % workers].append(batch)
-    found = [_Worker(fleet, costs, workers, seconds).run(sorted(queue, key=lambda one: one.at)) for queue in queues]
+    end = seconds if flushed else math.inf
+    found = [_Worker(fleet, costs, workers, end).run(sorted(queue, key=lambda one: one.at)) for queue in queues]
     waits = sorted(wait for worker in found for wait in worker.waits)
     batches = [batch for queue in queues for batch in queue]
     return Played(
@@ -130,7 +133,7 @@ class _Worker:
     def __init__(self, fleet: Fleet, costs: Costs, workers: int, end: float) -> None:
         self._fleet = fleet
         self._costs = costs
-        self._end = end  # nothing is recorded after it
+        self._end = end  # no window is longer, because nothing is recorded after it
         # POSTs a second: by what is in flight, by this one's part of the limit, and by its CPU.
         self._rate = min(
             fleet.concurrency / max(fleet.round_trip, 1e-9), fleet.limit / workers, 1e6 / (costs.post + costs.seal_post)

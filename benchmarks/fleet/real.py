@@ -19,6 +19,7 @@ class Run(NamedTuple):
         seconds: for which was recorded.
         posts: that arrived.
         booked: seconds from the first event until the last POST had arrived.
+        flushed: whether the last window was ended by a flush.
     """
 
     fleet: Fleet
@@ -26,6 +27,7 @@ class Run(NamedTuple):
     seconds: float
     posts: int
     booked: float
+    flushed: bool = True
 
 
 class Compared(NamedTuple):
@@ -44,5 +46,6 @@ def compare(run: Run, costs: Costs = MEASURED, *, seed: int = 1) -> Compared:
     """
     if run.events < 1 or run.seconds <= 0:
         raise ValueError("a run without events says nothing")
-    played = play(dataclasses.replace(run.fleet, rate=run.events / run.seconds), run.seconds, costs, seed=seed)
+    fleet = dataclasses.replace(run.fleet, rate=run.events / run.seconds)
+    played = play(fleet, run.seconds, costs, seed=seed, flushed=run.flushed)
     return Compared(played, run.posts / max(played.posts, 1), run.booked / played.seconds)

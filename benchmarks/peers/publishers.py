@@ -96,8 +96,9 @@ class ReadyBatches(Publisher):
     def __init__(self, options: Dict[str, Any]) -> None:
         super().__init__(options)
         from x402tools import RedisStore
+        from x402tools._redis_store import Engine
 
-        self._store: Any = RedisStore(self.url)
+        self._store: Any = Engine(RedisStore(self.url), max_bytes=64 * 1024**3)
         self._ready = _ready(self.metadata)
 
     def put(self, count: int) -> None:

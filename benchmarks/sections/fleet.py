@@ -30,7 +30,7 @@ FEW = 4  # workers where how many there are does not matter, or is to be the sam
 FLUSH_AT = 500  # what a host of a fleet should publish at once
 RATES = (1e3, 1e4, 2.5e4, 1e5, 3e5, 1e6, 3e6)
 HOST_RATE = 1000.0  # events a second of a host
-REAL_HOSTS = (1, 2, 4)  # run beside the model, as processes
+REAL_HOSTS = (1, 4)  # run beside the model, as processes
 REAL_RATE = 2000.0  # events a second of each
 REAL_FLEET = Fleet(envelopes=200, folding=HOST, window=1.0, round_trip=0.001)
 REAL = "a real run beside the model: hosts that fold, windows of 1 s"
@@ -50,7 +50,7 @@ def run(size: Size) -> Section:
         "`python -m benchmarks.fleet --help` takes other ones.",
         "peaks of the day, engines that fail over, hosts of unequal load, the network.",
     )
-    runs = [_real(hosts, size.pick(2.5, 5.5, 20.5)) for hosts in REAL_HOSTS[: size.pick(1, 3, 3)]]
+    runs = [_real(hosts, size.pick(1.5, 3.5, 20.5)) for hosts in REAL_HOSTS[: size.pick(1, 2, 2)]]
     section.tables = [_wanted(), _needs(), _limited(), _rates(), Table(REAL, [row for run in runs for row in run.rows])]
     section.goals = [*(_goal(folding) for folding in FOLDING), *(goal for run in runs for goal in run.goals)]
     section.charts = [_chart()]
