@@ -6,6 +6,7 @@ other, and this one against a real run with the same parameters. A million event
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import random
@@ -15,6 +16,8 @@ from zlib import crc32
 from benchmarks.fleet.costs import MEASURED, Costs
 from benchmarks.fleet.shape import HOST, MOST_EVENTS, MOST_POSTS, OWNED, Fleet
 from benchmarks.fleet.traffic import Draw, bytes_per_event, name
+
+_LATE = 0.1  # a worker's look is up to so much later than it would be if it had nothing else to do
 
 Group = Tuple[int, int]  # envelope and value
 
@@ -28,6 +31,7 @@ class _Batch(NamedTuple):
     at: float
     partition: int
     events: List[_Event]
+    read_at: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +67,16 @@ def play(fleet: Fleet, seconds: float, costs: Costs = MEASURED, *, seed: int = 1
     workers = fleet.hosts if fleet.folding == HOST else fleet.workers or 1
     chance = random.Random(seed)
     queues: List[List[_Batch]] = [[] for _ in range(workers)]
-    turn = 0
+    readers = _Readers(fleet, workers, seconds, chance)
     for host in range(fleet.hosts):
         for batch in _batches(_events(fleet, seconds, chance), fleet, partitions, seconds):
-            turn += 1
-            reader = host if fleet.folding == HOST else batch.partition if fleet.folding == OWNED else turn
-            queues[reader % workers].append(batch)
+            reader, read_at = readers.of(host, batch)
+            queues[reader].append(batch._replace(read_at=read_at))
     end = seconds if flushed else math.inf
-    found = [_Worker(fleet, costs, workers, end).run(sorted(queue, key=lambda one: one.at)) for queue in queues]
+    found = [
+        _Worker(fleet, costs, workers, end).run(sorted(queue, key=lambda one: (one.read_at, one.at)))
+        for queue in queues
+    ]
     waits = sorted(wait for worker in found for wait in worker.waits)
     batches = [batch for queue in queues for batch in queue]
     return Played(
@@ -122,6 +128,28 @@ def _batches(events: List[_Event], fleet: Fleet, partitions: int, end: float) ->
     return batches
 
 
+class _Readers:
+    """Who reads a batch, and when: the host itself at once, or the first worker to look of those that may."""
+
+    def __init__(self, fleet: Fleet, workers: int, seconds: float, chance: random.Random) -> None:
+        self._folding, self._workers = fleet.folding, workers
+        looks: List[List[Tuple[float, int]]] = [[] for _ in range(workers)]
+        for worker in range(workers):
+            at = chance.random() * fleet.look_every
+            while at < seconds + 3 * fleet.look_every:
+                looks[worker].append((at, worker))
+                # Its own work comes in between, so no two stay in step.
+                at += fleet.look_every * (1 + _LATE * chance.random())
+        self._looks = looks if fleet.folding == OWNED else [sorted(look for one in looks for look in one)]
+
+    def of(self, host: int, batch: _Batch) -> Tuple[int, float]:
+        if self._folding == HOST:
+            return host % self._workers, batch.at
+        looks = self._looks[batch.partition % len(self._looks)]
+        at, worker = looks[bisect.bisect(looks, (batch.at, -1))]
+        return worker, at
+
+
 class _Worker:
     """Reads, folds until the window ends or the fold is full, posts, and begins again.
 
@@ -148,13 +176,14 @@ class _Worker:
         """Everything there is, oldest first."""
         start, now = 0, 0.0
         while start < len(batches):
-            due = min(batches[start].at + self._fleet.window, max(self._end, batches[-1].at))
+            due = min(batches[start].at + self._fleet.window, max(self._end, batches[-1].read_at))
             # Nothing is sealed while the POSTs of the window before are still to be sent.
             due = max(due, self._sent)
             groups: Dict[Group, List[float]] = {}
-            now, last = max(now, batches[start].at), start
-            while last < len(batches) and len(groups) < MOST_POSTS and max(now, batches[last].at) <= due:
-                now = max(now, batches[last].at) + self._read(batches[last], groups)
+            now, last = max(now, batches[start].read_at), start
+            due = max(due, now)
+            while last < len(batches) and len(groups) < MOST_POSTS and max(now, batches[last].read_at) <= due:
+                now = max(now, batches[last].read_at) + self._read(batches[last], groups)
                 last += 1
                 due = max(due, now)
             sealed = max(now, self._sent) if len(groups) >= MOST_POSTS else max(due, now)

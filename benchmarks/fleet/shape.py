@@ -29,6 +29,7 @@ class Fleet:
         folding: HOST, SHARED or OWNED.
         window: `coalesce_window`, seconds.
         flush_at, flush_interval: when a host publishes: so many events, or so many seconds after the first.
+        look_every: seconds between a worker's looks at the engine; each takes what came since anybody looked.
         partitions: of the engine; None takes as many as it needs.
         workers: None takes as many as it needs.
         concurrency: POSTs in flight of a worker.
@@ -45,6 +46,7 @@ class Fleet:
     window: float = 60.0
     flush_at: int = 100
     flush_interval: float = 1.0
+    look_every: float = 1.0
     partitions: Optional[int] = None
     workers: Optional[int] = None
     concurrency: int = 32

@@ -38,11 +38,17 @@ class Publishing:
 
 
 class Delivering:
-    """A worker in a process of its own. Options: engine, url, buffer (arguments of UsageBuffer)."""
+    """A worker in a process of its own.
+
+    Options: engine, url, buffer (arguments of UsageBuffer), phase: the part of a second of the monotonic clock at which
+    it starts. A worker looks once a second and takes what came since anybody looked: those that start together leave
+    all of it to the first.
+    """
 
     def __init__(self, options: Dict[str, Any]) -> None:
         from x402tools import UsageBuffer, X402Client
 
+        time.sleep((options["phase"] - time.monotonic()) % 1.0)
         self._opened = time.monotonic()
         self._usage = Usage()
         self._buffer = UsageBuffer(store=options["engine"], deliver=True, **options.get("buffer", {}))

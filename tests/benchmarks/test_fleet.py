@@ -19,7 +19,9 @@ from benchmarks.fleet.traffic import KINDS, busiest_part, bytes_per_event, disti
 
 # One envelope without metadata is one group, whatever happens.
 ONE = Fleet(hosts=10, rate=1000.0, envelopes=1, kind="none", window=10.0, workers=2, partitions=2)
-SMALL = Fleet(hosts=4, rate=2000.0, envelopes=500, window=5.0, round_trip=0.01, workers=4, partitions=16)
+SMALL = Fleet(
+    look_every=0.02, hosts=4, rate=2000.0, envelopes=500, window=5.0, round_trip=0.01, workers=4, partitions=16
+)
 
 
 @pytest.mark.parametrize(("folding", "posts"), [(HOST, 1.0), (SHARED, 0.2), (OWNED, 0.1)])
@@ -137,12 +139,21 @@ def test_the_formula_and_the_events_one_by_one_agree(folding: str, kind: str) ->
 
 def test_one_group_event_by_event() -> None:
     """30 seconds in windows of 10: three POSTs, and the last is answered a round trip after the end."""
-    fleet = dataclasses.replace(ONE, hosts=1, folding=OWNED, workers=1, partitions=1, flush_at=1)
+    fleet = dataclasses.replace(ONE, hosts=1, folding=OWNED, workers=1, partitions=1, flush_at=1, look_every=0.001)
 
     played = play(fleet, 30.0, Costs(read_batch=0.0, fold_event=0.0, fold_group=0.0))
 
     assert played.posts == 3
     assert played.seconds == pytest.approx(30.1, abs=0.2)
+
+
+def test_workers_that_look_seldom_share_unevenly() -> None:
+    """Each takes what came since anybody looked: fewer POSTs than equal shares make, and more than one worker makes."""
+    fleet = Fleet(hosts=1, rate=4000.0, envelopes=1000, kind="none", window=1.0, workers=4, partitions=1)
+
+    one, four = (play(dataclasses.replace(fleet, workers=workers), 6.0).posts for workers in (1, 4))
+
+    assert one < four < plan(fleet).posts * 6.0
 
 
 def test_the_same_seed_gives_the_same_and_another_one_something_else() -> None:
