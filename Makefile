@@ -6,10 +6,10 @@ MATRIX_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help test proof demo bench lint format matrix audit docs build clean
+.PHONY: help test proof demo demo-fleet bench lint format matrix audit docs build clean
 
 help: ## Print the targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: $(VENV)/.installed-test $(VENV)/.installed-test-web ## Run every test on the newest Python at hand (PYTEST_ARGS="-k spool" for some of them)
 	@.ci/chromium
@@ -21,6 +21,10 @@ proof: $(VENV)/.installed-test ## Run what is too large for every day: 100,000 e
 
 demo: $(VENV)/.installed-demo ## Show the package at work against the emulator (FILE=usage.ndjson for events of your own)
 	$(RUN) x402tools.demo $(if $(FILE),--file "$(FILE)")
+
+demo-fleet: $(VENV)/.installed-demo-fleet ## Show two hosts and two workers on one Redis or Valkey, with a worker killed
+	@.ci/redis-server
+	$(RUN) x402tools.demo.fleet
 
 bench: ## Measure this package beside others and beside the limits, on this machine (BENCH_ARGS="--quick")
 	$$(.ci/find-python --newest) benchmarks/run.py $(BENCH_ARGS)

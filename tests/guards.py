@@ -443,6 +443,27 @@ GUARDS: List[Guard] = [
         "tests/buffer/test_flusher.py tests/faults/test_load.py",
     ),
     Guard(
+        "a fleet waits when one of it was told to",
+        "_flusher.py",
+        "room = self._fleet.allowed(self._due(now, room))",
+        "room = self._due(now, room)",
+        "tests/buffer/test_fleet.py",
+    ),
+    Guard(
+        "what one was told is passed on",
+        "_fleet.py",
+        "self._store.shut(reason, max(until - self._clock(), 0.0))",
+        "pass",
+        "tests/buffer/test_fleet.py",
+    ),
+    Guard(
+        "one of a fleet tries it out",
+        "_redis_fleet.py",
+        "if taken > 0 then",
+        "if false then",
+        "tests/stores/test_fleet.py",
+    ),
+    Guard(
         "2xx is delivered whatever comes with it",
         "_verdict.py",
         "if status is not None and 200 <= status < 300:",

@@ -10,7 +10,7 @@ dead process are older than those that were read before. Used by the flusher's t
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 from x402tools import _redis_scripts
 from x402tools._redis_link import Link
@@ -74,7 +74,7 @@ class Leases:
             SpoolError
         """
         try:
-            self._link.command("XGROUP", "CREATE", self._stream, self._group, "0", "MKSTREAM")
+            self._link.run(_redis_scripts.MAKE_GROUP, [self._stream], [self._group])
         except SpoolError as error:
             if "BUSYGROUP" not in str(error):
                 raise
@@ -96,7 +96,8 @@ class Leases:
 
     def again(self) -> List[Entry]:
         """What is held, once more, without what another process has by now."""
-        self.give_sign(at_once=True)
+        lost = self._keep(0)
+        self._ids = {number: id_ for number, id_ in self._ids.items() if id_ not in lost}
         entries = []
         for number, id_ in list(self._ids.items()):
             found = self._link.command("XRANGE", self._stream, id_, id_)
@@ -106,11 +107,12 @@ class Leases:
                 del self._ids[number]
         return entries
 
-    def give_sign(self, *, at_once: bool = False) -> None:
-        """Keeps what is held; forgets what another process has taken over."""
-        if self._ids and (at_once or self._clock() >= self._sign_at):
+    def give_sign(self) -> None:
+        """Keeps what is held. What another process has taken over stays among the `ids`: it was handed out, and who
+        deals with it has to find out that it is lost."""
+        if self._ids and self._clock() >= self._sign_at:
             self._keep(0)
-        self._sign_at = self._clock() + self._lease / _SIGNS
+            self._sign_at = self._clock() + self._lease / _SIGNS
 
     def release(self) -> None:
         """Lets others have what is held, at once."""
@@ -122,12 +124,10 @@ class Leases:
         """This one is dealt with."""
         self._ids.pop(number, None)
 
-    def _keep(self, idle: int) -> None:
-        lost = self._link.run(
-            _redis_scripts.KEEP, [self._stream], [self._group, self._consumer, idle, *self._ids.values()]
-        )
-        gone = {_text(id_) for id_ in lost}
-        self._ids = {number: id_ for number, id_ in self._ids.items() if id_ not in gone}
+    def _keep(self, idle: int) -> Set[str]:
+        """Gives a sign for all that is held, or a sign of death; the ids of what others have by now."""
+        words = [self._group, self._consumer, idle, *self._ids.values()]
+        return {_text(id_) for id_ in self._link.run(_redis_scripts.KEEP, [self._stream], words)}
 
     def _take_over(self, limit: int) -> List[Entry]:
         idle = int(self._lease * 1000)

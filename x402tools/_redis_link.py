@@ -1,7 +1,8 @@
 """The only door to redis-py: runs scripts and commands on one server, in bytes, and turns what goes wrong into
 `SpoolError`. No secret of the address is in any message.
 
-Nothing is repeated here: only the store knows whether that would double anything.
+A command that meets a connection which the server has closed meanwhile is sent once more, by another one. That doubles
+nothing, because the store asks for nothing that would, asked twice; see `_redis_scripts`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Link:
             protocol=2,  # the answers of the third have other shapes
             socket_timeout=store.timeout,
             socket_connect_timeout=store.timeout,
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 1, supported_errors=(self._errors.ConnectionError,)),
+            retry_on_error=[self._errors.ConnectionError],
         )
         self._scripts: Dict[str, Any] = {}
         self._give_up_at: Optional[float] = None
@@ -120,12 +122,18 @@ class Link:
             return ask()
         except self._errors.NoPermissionError as error:
             raise NoPermissionError(f"{self._place}: {_short(error)}") from None
+        except self._errors.AuthenticationError as error:
+            raise RefusedError(f"{self._place}: {_short(error)}") from None
         except (self._errors.TimeoutError, self._errors.ConnectionError) as error:
             raise SpoolError(f"{self._place}: the server cannot be reached: {_short(error)}") from None
         except self._errors.RedisError as error:
             raise SpoolError(f"{self._place}: {_short(error)}") from None
         finally:
             self._here.asking = outer
+
+
+class RefusedError(SpoolError):
+    """This server must not, or cannot, be used as it is."""
 
 
 class NoPermissionError(SpoolError, PermissionError):

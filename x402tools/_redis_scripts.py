@@ -52,11 +52,18 @@ return 1
 """
 )
 
+# KEYS in or out · ARGV group. Also where memory is full: a worker that starts then is what makes room.
+MAKE_GROUP = """
+redis.call('XACK', KEYS[1], ARGV[1], '0-0')
+return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+"""
+
 # KEYS recorders · ARGV deposit's name, number. Writes, so that WAIT tells of replicas that have all before it.
 HAS_DEPOSIT = """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
   return 0
 end
+redis.call('HDEL', KEYS[1], '')
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
@@ -177,6 +184,7 @@ local waiting = redis.call('XLEN', KEYS[2]) + redis.call('XLEN', KEYS[3]) + redi
 if known and known ~= ARGV[1] and waiting > 0 then
   return 0
 end
+redis.call('HDEL', KEYS[1], '')
 redis.call('HSET', KEYS[1], 'destination', ARGV[1])
 return 1
 """

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from x402tools._redis_link import Link
-from x402tools.errors import SpoolError
+from x402tools._redis_link import Link, RefusedError
 
 log = logging.getLogger("x402tools")
 
@@ -19,15 +18,16 @@ def check(link: Link, place: str, *, allow_eviction: bool) -> None:
     What the server does not let this user ask is taken for good.
 
     Raises:
-        SpoolError: it is too old, or throws keys away when its memory is full, or cannot be reached.
+        RefusedError: it is too old, or throws keys away when its memory is full.
+        SpoolError: it cannot be reached.
     """
     version = str(link.information("server").get("redis_version", ""))
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if numbers and numbers < OLDEST:
-        raise SpoolError(f"{place}: the server is version {version}; 6.2 or later is needed")
+        raise RefusedError(f"{place}: the server is version {version}; 6.2 or later is needed")
     policy = str(link.information("memory").get("maxmemory_policy", "noeviction"))
     if policy != "noeviction" and not allow_eviction:
-        raise SpoolError(
+        raise RefusedError(
             f"{place}: the server's maxmemory-policy is {policy}: it would throw usage away when its memory is full; "
             "set it to noeviction, or use another server"
         )

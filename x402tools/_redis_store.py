@@ -23,7 +23,7 @@ from x402tools import _batch, _redis_scripts
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
 from x402tools._redis_fleet import RedisFleet
 from x402tools._redis_leases import HALF, Entry, Leases
-from x402tools._redis_link import Link
+from x402tools._redis_link import Link, RefusedError
 from x402tools._redis_start import check
 from x402tools._spool import Deposit
 from x402tools._spool_rows import numbered
@@ -99,9 +99,10 @@ class Engine:
         self.has_claim = False
         try:
             self._make_ready()
-        except SpoolError as error:
-            if "cannot be reached" not in str(error):
-                raise
+        except RefusedError:
+            raise
+        except SpoolError:
+            pass  # it is away, or full: the events wait in memory
 
     def _key(self, name: str) -> str:
         return f"{{x402:{self._store.namespace}}}:{name}"
@@ -126,9 +127,9 @@ class Engine:
         try:
             self._make_ready()
             is_bound = self._link.run(_redis_scripts.BIND, self._keys("meta", "in", "out", "dead"), [fingerprint])
-        except SpoolError as error:
-            if "cannot be reached" not in str(error):
-                raise
+        except RefusedError:
+            raise
+        except SpoolError:
             return  # the events wait in memory, and go where the others of this namespace go
         if not is_bound:
             raise SpoolError(

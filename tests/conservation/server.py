@@ -110,7 +110,7 @@ class Service:
                 return window.fault
         if request.document["envelopeId"] == UNKNOWN_ENVELOPE:
             return "404"
-        mark = logs.mark_of(request.key, request.document.get("metadata"))
+        mark = logs.mark_of(request.key, request.document.get("metadata")) or request.key
         point = zlib.crc32(f"{self._plan.seed}/{mark}/{seen}".encode()) / 2**32
         for fault, share in self._plan.shares.items():
             if point < share:

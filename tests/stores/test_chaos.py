@@ -11,19 +11,20 @@ from tests.conservation.plan import FaultPlan
 from tests.stores import chaos, chaos_plan, servers
 
 
-@pytest.mark.parametrize("store", [pytest.param(name, id=name) for name in (chaos_plan.SQLITE,)])
+@pytest.mark.full
+@pytest.mark.parametrize("store", chaos_plan.STORES)
 def test_every_event_reaches_the_bill_once_though_workers_die(tmp_path: pathlib.Path, store: str) -> None:
     """Workers are killed and stalled, the engine fails: the bill is what was recorded, and the store's ledger too."""
     if store != chaos_plan.SQLITE:
         servers.require(store)
     seed = random.SystemRandom().randrange(1_000_000)
-    plan = chaos_plan.draw(store, seed, 1, events=2000, kills=4)
+    plan = chaos_plan.draw(store, seed, 1, events=1000, kills=3)
 
     verdict, line = chaos.play(plan, tmp_path)
 
     assert not verdict.faults, line
-    assert verdict.recorded.events == verdict.billed.events == 2000
-    assert verdict.kills == 4
+    assert verdict.recorded.events == verdict.billed.events == 1000
+    assert verdict.kills == 3
 
 
 def test_a_service_that_ignores_keys_bills_too_much_and_the_round_says_so(tmp_path: pathlib.Path) -> None:

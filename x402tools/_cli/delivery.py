@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 from x402tools import UsageBuffer, X402Client
 from x402tools._cli.options import Service
@@ -35,11 +35,14 @@ def delivering_client(path: str, service: Service, **settings: Any) -> X402Clien
         raise
 
 
-def fleet_client(store: str, service: Service, rate: Optional[float] = None, **settings: Any) -> X402Client:
-    """The same for an engine, which checks the base URL itself; `rate` is POSTs a second of all workers together."""
+def fleet_client(
+    store: str, service: Service, *, rate: Optional[float] = None, lease: Optional[float] = None, **settings: Any
+) -> X402Client:
+    """The same for an engine, which checks the base URL itself; see `RedisStore` for `rate` and `lease`."""
     from x402tools import RedisStore
 
-    buffer = UsageBuffer(store=RedisStore(store, rate=rate), deliver=True, **settings)
+    options: Dict[str, Any] = {name: value for name, value in (("rate", rate), ("lease", lease)) if value is not None}
+    buffer = UsageBuffer(store=RedisStore(store, **options), deliver=True, **settings)
     try:
         return service.client(buffer=buffer)
     except BaseException:

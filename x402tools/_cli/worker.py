@@ -37,6 +37,12 @@ _GRACE, _FLEET_GRACE = 10.0, 25.0
     help="With --store: all workers together send no more POSTs than 200/s, for example.",
 )
 @click.option(
+    "--lease",
+    type=seconds,
+    metavar="DURATION",
+    help="With --store: what a worker that died held is taken up by the others after so long (default 60s).",
+)
+@click.option(
     "--grace",
     "--exit-timeout",
     "grace",
@@ -56,6 +62,7 @@ def worker(
     concurrency: int,
     window: Optional[float],
     rate: Optional[float],
+    lease: Optional[float],
     grace: Optional[float],
     metrics_port: Optional[int],
     metrics_address: str,
@@ -69,8 +76,8 @@ def worker(
     processes that share a spool one delivers. The file is made when it is not there. What cannot be delivered waits
     in it. A second signal ends at once, which loses nothing either. Says what changes on stderr.
     """
-    if rate is not None and store is None:
-        raise click.UsageError("--rate needs --store: a spool has one process that delivers; see --concurrency.")
+    if store is None and (rate is not None or lease is not None):
+        raise click.UsageError("--rate and --lease need --store: a spool has one process that delivers.")
     if grace is None:
         grace = _GRACE if store is None else _FLEET_GRACE
     settings: Dict[str, Any] = {"max_concurrency": concurrency, "exit_timeout": grace}
@@ -82,7 +89,7 @@ def worker(
             assert path is not None
             client = delivering_client(path, service, **settings)
         else:
-            client = fleet_client(store, service, rate, **settings)
+            client = fleet_client(store, service, rate=rate, lease=lease, **settings)
         spool = client.buffer
         assert spool is not None
         try:
