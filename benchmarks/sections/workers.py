@@ -51,12 +51,13 @@ class Bench:
     def publisher(self, contest: Contest, name: str, *, coalesce: bool) -> Any:
         """A process that publishes the traffic of the model."""
         options: Dict[str, Any] = {"peer": "ours", "engine": self.engine.url, "url": self.service.url(name)}
-        options["buffer"] = {"coalesce": coalesce, "deliver": False}
+        # The server has everything when a round is over, so there is nothing to wait for at the exit.
+        options["buffer"] = {"coalesce": coalesce, "deliver": False, "exit_timeout": 0.0}
         return contest.one("publisher", PUBLISHING, {**options, "envelopes": ENVELOPES, "values": 1})
 
     def workers(self, contest: Contest, name: str, count: int, **buffer: Any) -> List[Any]:
         """So many processes that deliver."""
-        options = {"engine": self.engine.url, "url": self.service.url(name), "buffer": buffer}
+        options = {"engine": self.engine.url, "url": self.service.url(name), "buffer": {"exit_timeout": 0.0, **buffer}}
         for number in range(count):
             contest.enter(f"worker {number}", DELIVERING, {**options, "phase": number / count})
         contest.ready()
