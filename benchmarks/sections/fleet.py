@@ -54,7 +54,14 @@ def run(size: Size) -> Section:
         "peaks of the day, engines that fail over, hosts of unequal load, the network.",
     )
     runs = [_real(hosts, size.pick(1.5, 3.5, 20.5)) for hosts in REAL_HOSTS[: size.pick(1, 2, 2)]]
-    section.tables = [_wanted(), _needs(), _limited(), _rates(), Table(REAL, [row for run in runs for row in run.rows])]
+    section.tables = [
+        _wanted(),
+        _needs(),
+        _limited(),
+        _rates(SHARED),
+        _rates(OWNED),
+        Table(REAL, [row for run in runs for row in run.rows]),
+    ]
     section.goals = [*(_goal(folding) for folding in FOLDING), *(goal for run in runs for goal in run.goals)]
     section.charts = [_chart()]
     return section
@@ -131,13 +138,13 @@ def _limited() -> Table:
     return Table("seconds of the window when the service takes no more than", rows)
 
 
-def _rates() -> Table:
+def _rates(folding: str) -> Table:
     rows = []
     for rate in RATES:
-        fleet = _fleet(rate=rate, hosts=max(round(rate / HOST_RATE), 1), folding=OWNED)
+        fleet = _fleet(rate=rate, hosts=max(round(rate / HOST_RATE), 1), folding=folding)
         found = plan(fleet)
         rows.append(Row(f"{rate:,.0f} events/s", OURS, _figures(found), _note(fleet, found)))
-    return Table(f"{KINDS[Fleet().kind].title}, window 60 s, one reader a partition", rows)
+    return Table(f"{KINDS[Fleet().kind].title}, window 60 s, {FOLDING[folding]}", rows)
 
 
 def _goal(folding: str) -> Goal:
