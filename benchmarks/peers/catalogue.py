@@ -31,6 +31,9 @@ MODULES = {
     "uvicorn": "uvicorn",
     "requests": "requests",
     "urllib3": "urllib3",
+    "redis": "redis",
+    "celery": "celery",
+    "rq": "rq",
 }
 
 

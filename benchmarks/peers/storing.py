@@ -36,6 +36,25 @@ class Storer:
         assert isinstance(self._store, stores.Ours)
         return self._store.drain()
 
+    def commits(self, seconds: float, rate: float, burst: int, after: float) -> Dict[str, Any]:
+        """Of ours only: records at a pace, and waits for the commit after each burst; nanoseconds of each wait.
+
+        Args:
+            after: seconds until the first burst, so that several processes do not all come at once.
+        """
+        assert isinstance(self._store, stores.Ours)
+        buffer, clock = self._store.buffer, time.perf_counter_ns
+        taken: List[int] = []
+        time.sleep(after)
+        usage, begin = Usage(), time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            self._store.put(burst)
+            start = clock()
+            buffer.flush(0)  # nobody delivers here: it returns after the commit and a look at what is pending
+            taken.append(clock() - start)
+            time.sleep(max(len(taken) * burst / rate - (time.perf_counter() - begin), 0.0))
+        return {"events": len(taken) * burst, "nanoseconds": taken, **usage.stop()}
+
     def timed(self, threads: int, seconds: float) -> Dict[str, Any]:
         """Of ours only: records from several threads for so many seconds; nanoseconds of each call."""
         assert isinstance(self._store, stores.Ours)

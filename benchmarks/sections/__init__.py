@@ -17,6 +17,9 @@ SECTIONS = {
     "backlog": "backlog",
     "start-exit": "start_exit",
     "growth": "growth",
+    "engine": "engine",
+    "workers": "workers",
+    "fleet": "fleet",
 }
 
 

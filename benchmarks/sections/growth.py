@@ -6,7 +6,7 @@ import math
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from benchmarks.harness.contest import Contest
-from benchmarks.harness.figures import median
+from benchmarks.harness.figures import distribution, median
 from benchmarks.harness.service import Service
 from benchmarks.harness.size import Size
 from benchmarks.report.model import LIMIT, OURS, Chart, Goal, Row, Section, Series, Table
@@ -15,6 +15,10 @@ from benchmarks.sections import coalescing
 NAME = "growth"
 STORER = "benchmarks.peers.storing:Storer"
 RECORDING = "benchmarks.peers.recording:Recording"
+
+WRITERS = 8  # processes that store into one spool,
+WRITES = 5000.0  # so many events a second in all,
+BURST = 100  # so many in a commit, as many as `flush_at` has by default
 
 Curve = Dict[int, float]  # CPU microseconds of an event, by how many there are
 
@@ -47,7 +51,7 @@ def run(size: Size) -> Section:
         "CPU of an event, all threads and processes, from record_usage until it is synced (of groups: until it is "
         f"booked). The median of {rounds} rounds a point. The power is that of the straight line through the points on "
         "logarithmic axes: 0 is flat, 1 grows as the number does.",
-        "waiting: these are CPU times. More than one of these growing at a time.",
+        "waiting, but for the last table: these are CPU times. More than one of these growing at a time.",
     )
     there = coalescing.is_there()
     if not there:
@@ -67,6 +71,13 @@ def run(size: Size) -> Section:
         power = fitted_power(curve) if curve else None
         reason = coalescing.MISSING
         section.goals.append(Goal(f"power of the cost in {kind.title}", power, kind.power, False, reason=reason))
+    waits = _waits(size.pick(1, 2, 5), size.pick(0.5, 2.5, 10.0))
+    title = f"wait for the commit of {BURST} events, {WRITES:,.0f} a second in all, us"
+    rows = [Row(f"{count} process{'es' if count > 1 else ''}", OURS, dict(found)) for count, found in waits.items()]
+    section.tables.append(Table(title, rows))
+    more = (waits[WRITERS]["p99"] - waits[1]["p99"]) / 1000
+    name = f"p99 of a commit, {WRITERS} processes at {WRITES:,.0f}/s on one spool, beyond that of one process"
+    section.goals.append(Goal(name, more, 5.0, False, "ms"))
     return section
 
 
@@ -145,6 +156,28 @@ def _processes(steps: Sequence[int], size: Size) -> Curve:
                 worker.send("round", count=size.pick(20_000, 50_000, 100_000))
             curve[processes] = _cost([worker.receive() for worker in contest.workers.values()])
     return curve
+
+
+def _waits(rounds: int, seconds: float) -> Dict[int, Dict[str, float]]:
+    """How long a commit takes, microseconds, with one process and with several on one spool, in interleaved rounds."""
+    taken: Dict[int, List[float]] = {1: [], WRITERS: []}
+    for _ in range(rounds):
+        for processes, values in taken.items():
+            values += _writers(processes, seconds)
+    return {processes: distribution(values) for processes, values in taken.items()}
+
+
+def _writers(processes: int, seconds: float) -> List[float]:
+    """So many processes record into one spool at a pace; how long each waited for each of its commits."""
+    with Contest() as contest:
+        options = {"peer": "ours", "folder": contest.folder()}
+        for number in range(processes):
+            contest.enter(str(number), STORER, options)
+        contest.ready()
+        for number, worker in enumerate(contest.workers.values()):
+            worker.send("commits", seconds=seconds, rate=WRITES / processes, burst=BURST, after=number * BURST / WRITES)
+        results = [worker.receive() for worker in contest.workers.values()]
+    return [value / 1000 for one in results for value in one["nanoseconds"]]
 
 
 def _metadata(steps: Sequence[int], rounds: int, size: Size) -> Curve:
