@@ -438,9 +438,23 @@ GUARDS: List[Guard] = [
     Guard(
         "a bound for the POSTs under way",
         "_flusher.py",
-        "room = self._gate.room(self._concurrency) - self._senders.busy",
-        "room = self._concurrency",
+        "room = self._pace.limit - self._senders.busy",
+        "room = self._pace.limit",
         "tests/buffer/test_flusher.py tests/faults/test_load.py",
+    ),
+    Guard(
+        "one at a time after an outage",
+        "_flusher.py",
+        "self._pace.start_over(now)",
+        "pass",
+        "tests/buffer/test_pace.py",
+    ),
+    Guard(
+        "what was sent before a fall is no reason for another",
+        "_pace.py",
+        "if sent_at < self._fell_at:\n            return False",
+        "if False:\n            return False",
+        "tests/buffer/test_pace.py",
     ),
     Guard(
         "2xx is delivered whatever comes with it",
