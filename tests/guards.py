@@ -83,6 +83,13 @@ GUARDS: List[Guard] = [
         "tests/buffer/test_spool.py tests/buffer/test_stores.py",
     ),
     Guard(
+        "a batch that went missing is noticed",
+        "_spool_totals.py",
+        "and everything == self._rows + new",
+        "",
+        "tests/buffer/test_spool_totals.py",
+    ),
+    Guard(
         "counted only if it was added",
         "_spool_rows.py",
         "WHERE name = 'recorded' AND changes() = 1",

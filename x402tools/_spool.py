@@ -33,7 +33,7 @@ from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving, count, dead_row
 from x402tools._spool_setup import FORMAT
-from x402tools._spool_totals import SealedTotals
+from x402tools._spool_totals import Totals
 from x402tools._store import (
     Acknowledgement,
     Burial,
@@ -107,7 +107,7 @@ class Spool:
         self._read_up_to: Optional[int] = None  # which recorded batches were handed out; None: none of this file
         self._has_notes = False  # this process has written or seen notes about what is being sent
         self._next_size_check = 0.0
-        self._totals = SealedTotals()
+        self._sealed, self._recorded = Totals("sealed"), Totals("recorded", _spool_recorded.FOLDED)
         self._file = OpenFile(path, sync=sync, make_folder=make_folder, on_change=self._read_again)
         self.notices = self._file.notices
 
@@ -384,8 +384,8 @@ class Spool:
         sums = _spool_rows.SUMS
         with self._file.use() as connection, connection.transaction("DEFERRED") as transaction:  # one moment for all
             ledger = _spool_rows.ledger(transaction.rows(_spool_rows.LEDGER))
-            recorded = _spool_rows.tally(transaction.rows(_spool_recorded.TOTALS)[0])
-            sealed = self._totals.read(transaction)
+            recorded = self._recorded.read(transaction)
+            sealed = self._sealed.read(transaction)
             settled = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM settled")[0])
             dead = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM dead")[0])
             held = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM held")[0])
@@ -478,7 +478,7 @@ class Spool:
         """Another file is in use: forgets which batches are handed out, except for those that it has under the same
         numbers, and rereads it from the start."""
         self._read_up_to = None
-        self._totals.forget()
+        self._forget_totals()
         handed_out, self._progress, self._unsure, self._reread_from = self._progress, {}, None, 0
         try:
             for sequence, state in handed_out.items():
@@ -533,7 +533,7 @@ class Spool:
             self._tell_of_counts(truth)
             with connection.transaction() as transaction:
                 transaction.run("UPDATE sealed SET events = ?, units = ? WHERE sequence = ?", (*truth, sequence))
-            self._totals.forget()
+            self._forget_totals()
         state = self._progress[sequence] = _spool_rows.progress(posts, *settled)
         left = [(Place(sequence, at), post) for at, post in enumerate(posts) if not state.bits >> at & 1]
         if notes is None:
@@ -554,6 +554,7 @@ class Spool:
             self._tell_of_counts(truth)
             with connection.transaction() as transaction:
                 _spool_recorded.set_right(transaction, sequence, truth)
+            self._forget_totals()
         return batch
 
     def _turned_out_stored(self, connection: Connection, settlement: str, progress: Dict[int, Progress]) -> bool:
@@ -561,14 +562,14 @@ class Spool:
         if known != [(settlement,)]:
             return False
         self._advance(progress)
-        self._totals.forget()  # they may have been read in between
+        self._forget_totals()  # they may have been read in between
         return True
 
     def _advance(self, progress: Dict[int, Progress]) -> None:
         for sequence, state in progress.items():
             if state.is_done:
                 self._progress.pop(sequence, None)
-                self._totals.settled(sequence, Tally(state.events, state.units))
+                self._sealed.settled(sequence, Tally(state.events, state.units))
             else:
                 self._progress[sequence] = state
 
@@ -597,6 +598,10 @@ class Spool:
             )
         return changed
 
+    def _forget_totals(self) -> None:
+        self._sealed.forget()
+        self._recorded.forget()
+
     def _tell_of_counts(self, truth: Tally) -> None:
         self.notices.append(f"the counts of a batch in {self.path} were damaged: {truth.events} events set right")
 
@@ -624,4 +629,4 @@ class Spool:
             transaction.run(BURY, (place, f"damaged batch {sequence}", events, units, 0, details, value))
             forget = _spool_rows.forget_batch if is_sealed else _spool_recorded.forget
             forget(transaction, sequence)
-        self._totals.forget()
+        self._forget_totals()

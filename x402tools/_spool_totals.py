@@ -1,4 +1,4 @@
-"""What the sealed batches add up to, without adding up again what was added up before.
+"""What the batches of a table add up to, without adding up again what was added up before.
 
 A million batches take a third of a second, and whoever stores waits for it. What keeps a sum from before right:
 
@@ -17,29 +17,35 @@ from x402tools._connection import Transaction
 from x402tools._spool_rows import SUMS, tally
 from x402tools._store import Tally
 
-_ABOVE = (
-    f"SELECT (SELECT count(*) FROM sealed), coalesce(max(sequence), 0), {SUMS} FROM sealed WHERE sequence > ?"
-)
 
+class Totals:
+    """Belongs to one open file; for the use of one thread at a time.
 
-class SealedTotals:
-    """Belongs to one open file; for the use of one thread at a time."""
+    Args:
+        table: "sealed" or "recorded".
+        floor: SQL for the number up to which batches do not count any more.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, table: str, floor: str = "0") -> None:
+        self._above = (
+            f"SELECT (SELECT count(*) FROM {table}), {floor}, coalesce(max(sequence), 0), {SUMS} FROM {table}"
+            f" WHERE sequence > max(?, {floor})"
+        )
         self.forget()
 
     def forget(self) -> None:
         """Of another file, or of one whose batches were changed, nothing is known."""
-        self._up_to = self._rows = 0
+        self._up_to = self._rows = self._floor = 0
         self._sum = Tally()
 
     def read(self, transaction: Transaction) -> Tally:
         """The events and units of all batches at the moment of the transaction."""
-        everything, newest, new, *sums = transaction.rows(_ABOVE, (self._up_to,))[0]
-        if everything != self._rows + new and self._up_to:
+        everything, floor, newest, new, *sums = transaction.rows(self._above, (self._up_to,))[0]
+        is_as_it_was = floor == self._floor and everything == self._rows + new
+        if self._up_to and not is_as_it_was:
             self.forget()
             return self.read(transaction)
-        self._up_to, self._rows = max(self._up_to, newest), everything
+        self._up_to, self._rows, self._floor = max(self._up_to, newest), everything, floor
         self._sum = self._sum.plus(tally((new, *sums)))
         return self._sum
 

@@ -26,6 +26,12 @@ def change(path: pathlib.Path, sql: str) -> None:
         connection.execute(sql)
 
 
+ACTIONS = [
+    *("append", "append", "settle", "settle", "bury", "requeue"),
+    *("seal", "sweep", "look", "look", "look at other", "look at other"),
+]
+
+
 @pytest.fixture
 def spools(tmp_path: pathlib.Path) -> Iterator[Tuple[Spool, Spool]]:
     """Two processes' worth on one file; the first may deliver."""
@@ -43,13 +49,24 @@ def test_both_always_count_what_a_new_one_counts(
     """However recording, settling, burying and requeueing come one after the other, and whoever looks when."""
     chance, number = random.Random(seed), 0
     delivering, other = spools
+    read_up_to = 0
     left: List[Tuple[Place, Post]] = []
     after = 0
     for _ in range(120):
-        action = chance.choice(["append", "append", "settle", "settle", "bury", "requeue", "look", "look at other"])
+        action = chance.choice(ACTIONS)
         if action == "append":
             number += 1
-            chance.choice(spools).append([make_batch(number, [chance.randint(1, 2**50)] * chance.randint(1, 3))], Tally())
+            batch = make_batch(number, [chance.randint(1, 2**50)] * chance.randint(1, 3))
+            chance.choice(spools).append([batch._replace(is_sealed=chance.random() < 0.7)], Tally())
+        elif action == "seal":
+            recorded = delivering.recorded(read_up_to, chance.randint(1, 3))
+            if recorded:
+                read_up_to = recorded[-1].sequence
+                number += 1
+                amounts = [row[2] for batch in recorded for row in batch.rows]
+                delivering.seal(read_up_to, [make_batch(number, amounts)])
+        elif action == "sweep":
+            delivering.sweep()
         elif action == "requeue":
             delivering.requeue([letter.id for letter in delivering.dead_letters(0, 2)])
         elif action == "look":
@@ -88,6 +105,25 @@ def test_what_was_added_up_is_not_added_up_again(tmp_path: pathlib.Path, spools:
     assert delivering.counts().pending == Tally(10, 16)
     with closing(open_spool(tmp_path / "usage.db")) as new:
         assert new.counts().pending == Tally(10, 1015)
+
+
+def test_what_is_not_sealed_yet_is_not_added_up_again_either(
+    tmp_path: pathlib.Path, spools: Tuple[Spool, Spool]
+) -> None:
+    """Until some of it is sealed: then the rest is."""
+    delivering, _ = spools
+    batches = [make_batch(number, [1])._replace(is_sealed=False) for number in range(1, 11)]
+    delivering.append(batches, Tally())
+    delivering.counts()
+    change(tmp_path / "usage.db", "UPDATE recorded SET units = 1000 WHERE sequence = 5")
+
+    delivering.append([make_batch(11, [7])._replace(is_sealed=False)], Tally())
+    before = delivering.counts().pending
+    (first,) = delivering.recorded(0, 1)
+    delivering.seal(first.sequence, [make_batch(12, [1])])
+
+    assert before == Tally(11, 17)
+    assert delivering.counts().pending == Tally(11, 1016)
 
 
 @pytest.mark.parametrize("also", ["", "INSERT INTO sealed SELECT 99, 'new/1', 0, 1, 1, value FROM sealed LIMIT 1"])
