@@ -27,10 +27,8 @@ class Totals:
     """
 
     def __init__(self, table: str, floor: str = "0") -> None:
-        self._above = (
-            f"SELECT (SELECT count(*) FROM {table}), {floor}, coalesce(max(sequence), 0), {SUMS} FROM {table}"
-            f" WHERE sequence > max(?, {floor})"
-        )
+        batches = f"FROM {table} WHERE sequence > max(?, {floor})"
+        self._above = f"SELECT (SELECT count(*) FROM {table}), {floor}, coalesce(max(sequence), 0), {SUMS} {batches}"
         self.forget()
 
     def forget(self) -> None:
