@@ -246,7 +246,7 @@ GUARDS: List[Guard] = [
     Guard(
         "sealed before it is sent, and once",
         "_spool_recorded.py",
-        """if transaction.rows(f"SELECT {_FOLDED} >= ?", (up_to,)) == [(1,)]:""",
+        """if transaction.rows(f"SELECT {FOLDED} >= ?", (up_to,)) == [(1,)]:""",
         "if False:",
         "tests/buffer/test_stores.py",
     ),
