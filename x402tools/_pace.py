@@ -31,9 +31,10 @@ _AFTER_OUTAGE = 0.5  # of what it was: so far it grows fast again
 # further one half as many as the one before, and no less than one.
 _FIRST_GAIN, _LARGEST_GAIN = 0.1, 1.0  # POSTs a round trip
 
-# A window of answers is slow when its median is above so many times the lowest median and so many seconds. Much of the
-# seconds may be this process waiting for its own interpreter lock, and a service that answers within them is fast.
-_SLOW_TIMES, _SLOW_SECONDS = 2.0, 0.1
+# A window of answers is slow when its median is above so many times the lowest median, so many seconds (a service that
+# answers within them is fast) and so many for each POST that may be under way: beside a busy thread each answer waits
+# for the interpreter lock for as long as that, and all of them in turn.
+_SLOW_TIMES, _SLOW_SECONDS, _SWITCH_INTERVAL = 2.0, 0.1, 0.005
 _WINDOW = 10  # answers at the least, and not fewer than may be under way
 
 # The largest fall because of slow answers: they come late, so what they say is somewhat old.
@@ -107,7 +108,7 @@ class Pace:
         self._times = []
 
     def _compare(self, now: float, median: float) -> None:
-        allowed = self._lowest * _SLOW_TIMES + _SLOW_SECONDS
+        allowed = self._lowest * _SLOW_TIMES + _SLOW_SECONDS + self._exact * _SWITCH_INTERVAL
         if median > allowed and self.limit > 1:
             self._fall(now, max(allowed / median, _LARGEST_FALL))
         elif median > allowed:
