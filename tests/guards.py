@@ -83,6 +83,13 @@ GUARDS: List[Guard] = [
         "tests/buffer/test_spool.py tests/buffer/test_stores.py",
     ),
     Guard(
+        "a batch that went missing is noticed",
+        "_spool_totals.py",
+        "and everything == self._rows + new",
+        "",
+        "tests/buffer/test_spool_totals.py",
+    ),
+    Guard(
         "counted only if it was added",
         "_spool_rows.py",
         "WHERE name = 'recorded' AND changes() = 1",
@@ -239,7 +246,7 @@ GUARDS: List[Guard] = [
     Guard(
         "sealed before it is sent, and once",
         "_spool_recorded.py",
-        """if transaction.rows(f"SELECT {_FOLDED} >= ?", (up_to,)) == [(1,)]:""",
+        """if transaction.rows(f"SELECT {FOLDED} >= ?", (up_to,)) == [(1,)]:""",
         "if False:",
         "tests/buffer/test_stores.py",
     ),
@@ -438,8 +445,8 @@ GUARDS: List[Guard] = [
     Guard(
         "a bound for the POSTs under way",
         "_flusher.py",
-        "room = self._gate.room(self._concurrency) - self._senders.busy",
-        "room = self._concurrency",
+        "room = self._pace.limit - self._senders.busy",
+        "room = self._pace.limit",
         "tests/buffer/test_flusher.py tests/faults/test_load.py",
     ),
     Guard(
@@ -462,6 +469,20 @@ GUARDS: List[Guard] = [
         "if taken > 0 then",
         "if false then",
         "tests/stores/test_fleet.py",
+    ),
+    Guard(
+        "one at a time after an outage",
+        "_flusher.py",
+        "self._pace.start_over(now)",
+        "pass",
+        "tests/buffer/test_pace.py",
+    ),
+    Guard(
+        "what was sent before a fall is no reason for another",
+        "_pace.py",
+        "if sent_at < self._fell_at:\n            return False",
+        "if False:\n            return False",
+        "tests/buffer/test_pace.py",
     ),
     Guard(
         "2xx is delivered whatever comes with it",

@@ -29,6 +29,7 @@ from x402tools._fleet import Fleet
 from x402tools._fold import Fold, one_by_one
 from x402tools._folder import Folder
 from x402tools._gate import Gate
+from x402tools._pace import Pace
 from x402tools._retry import Backoff
 from x402tools._senders import Answer, Deliver, Senders
 from x402tools._store import Acknowledgement, Burial, Holding, Store
@@ -92,7 +93,7 @@ class Flusher:
         deliver: one attempt at one POST, called on sender threads with its body and its key; returns when the service
             has it, raises an `X402Error` otherwise.
         observer: is told what happens.
-        concurrency: how many POSTs may be under way at once.
+        concurrency: how many POSTs may be under way at once, at the most; see `_pace`.
         max_attempts: this many 5xx for one POST, while others pass, make it a dead letter.
         flush_at: so many newly stored events start a delivery at once.
         flush_interval: seconds after which a delivery starts anyway.
@@ -123,7 +124,6 @@ class Flusher:
         self._longest_wait = longest_wait
         self._store = store
         self._observer = observer
-        self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._flush_at = flush_at
         self._flush_interval = max(flush_interval, _SHORTEST_INTERVAL)
@@ -135,6 +135,7 @@ class Flusher:
         )
         self._gate = Gate()
         self._fleet = Fleet(store, clock)
+        self._pace = Pace(concurrency)
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
         self._pauses_in_trouble = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_IN_TROUBLE, _SHORTEST_PAUSE)
         self._ready: Deque[Delivery] = deque()
@@ -206,6 +207,11 @@ class Flusher:
     def in_flight(self) -> int:
         """POSTs under way."""
         return self._senders.busy
+
+    @property
+    def in_flight_limit(self) -> int:
+        """How many may be, at the moment; 0 while another process delivers."""
+        return self._pace.limit if self.delivering else 0
 
     @property
     def gate_reason(self) -> Optional[str]:
@@ -282,14 +288,15 @@ class Flusher:
         self._observer.attempted(seconds)
         now = self._clock()
         if verdict.move is Move.ACKNOWLEDGE:
-            self._gate_noted(lambda: self._answered(now))
+            self._note_sense(answer, now)
             self._delivered_count += 1
             self._acknowledged.append(Acknowledgement(delivery.place, delivery.post))
         elif verdict.move is Move.BURY or self._is_hopeless(delivery, verdict):
+            if verdict.move is Move.BURY:  # the service answered sensibly, so it is there
+                self._note_sense(answer, now)
             self._bury(delivery, verdict)
         else:
-            self._gate_noted(lambda: self._gate.failed(verdict, now, delivery.place))
-            self._fleet.failed(verdict, self._gate.seconds_closed(now))
+            self._note_failure(answer, now)
             if self._doubts.failed(delivery, unknown=verdict.unknown):
                 self._settle_by = self._settle_by or now + SETTLE_EVERY
             if self._doubts.must_be_held(delivery):
@@ -303,6 +310,24 @@ class Flusher:
         if self._settle_by is None:
             self._settle_by = now + SETTLE_EVERY
 
+    def _note_sense(self, answer: Answer, now: float) -> None:
+        """The service dealt with a POST: what that says of how many it may get."""
+        self._gate_noted(lambda: self._gate.answered(now))
+        self._fleet.answered()
+        if not self._gate.trying_out:
+            self._pace.answered(now, answer.delivery.sent_at, answer.seconds)
+
+    def _note_failure(self, answer: Answer, now: float) -> None:
+        """The same of a POST that has to be tried again."""
+        delivery, verdict, _ = answer
+        may_be_its_own_fault = verdict.strike and delivery.attempts > 1
+        is_too_much = verdict.crowded and not may_be_its_own_fault and self._pace.refused(now, delivery.sent_at)
+        was_open = not self._gate.trying_out
+        self._gate_noted(lambda: self._gate.failed(verdict, now, delivery.place, is_too_much=is_too_much))
+        self._fleet.failed(verdict, self._gate.seconds_closed(now))
+        if was_open and self._gate.trying_out:
+            self._pace.start_over(now)
+
     def _is_hopeless(self, delivery: Delivery, verdict: Verdict) -> bool:
         """Counts strikes. In an outage nothing is delivered in between, so that an outage kills nothing."""
         others_pass = self._delivered_count > delivery.delivered_then >= 0
@@ -315,12 +340,6 @@ class Flusher:
     def _bury(self, delivery: Delivery, verdict: Verdict) -> None:
         burial = Burial(delivery.place, delivery.post, verdict.reason, verdict.status_code, delivery.attempts)
         self._buried.append(burial)
-        if verdict.move is Move.BURY:  # the service answered sensibly, so it is there
-            self._gate_noted(lambda: self._answered(self._clock()))
-
-    def _answered(self, now: float) -> None:
-        self._gate.answered(now)
-        self._fleet.answered()
 
     def _hold(self, delivery: Delivery, reason: str) -> None:
         self._held.append(Holding(delivery.place, delivery.post, reason))
@@ -379,7 +398,7 @@ class Flusher:
         now = self._clock()
         if self._gate.seconds_closed(now) > 0:
             return
-        room = self._gate.room(self._concurrency) - self._senders.busy
+        room = self._pace.limit - self._senders.busy
         # What failed before must not be the one to try the gate out as long as there is another: a POST that can never
         # be delivered would keep it closed, and all the others behind it.
         new_ones_first = self._gate.trying_out and bool(self._ready)
@@ -434,7 +453,7 @@ class Flusher:
         if self._may_load():
             moments.append(self._load_at)
         moments.append(self._folder.next_turn(self._may_seal()))
-        if self._senders.busy < self._gate.room(self._concurrency):
+        if self._senders.busy < self._pace.limit:
             gate_opens = now + max(self._gate.seconds_closed(now), self._fleet.seconds_closed())
             if self._ready:
                 moments.append(gate_opens)

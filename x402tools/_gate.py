@@ -1,17 +1,21 @@
-"""May POSTs be sent now, and how many at once? One gate before all of them, so that a service in trouble is left alone.
+"""May POSTs be sent now? One gate before all of them, so that a service in trouble is left alone. See `_pace` for how
+many at once.
 
     open       all may pass
     closed     nobody passes until a moment; what closed it says which
-    half open  the moment has come: one passes, and its answer opens the gate or closes it for longer
+    half open  the moment has come: one passes (the pace starts over), and its answer opens the gate or closes it for
+               longer
 
-Closed by: `Retry-After`; a refused key (401, 403); failures of many POSTs with nothing delivered in between. One POST
-that fails again and again does not close it, because it may be the POST that is at fault, and others would wait for
-it: that is told (`reason`), and it waits by itself. Time is passed in, so that a test needs none.
+Closed by: `Retry-After`; a refused key (401, 403); 429 for POSTs that come one at a time; failures of many POSTs with
+nothing delivered in between. One POST that fails again and again does not close it, because it may be the POST that is
+at fault, and others would wait for it: that is told (`reason`), and it waits by itself. Time is passed in, so that a
+test needs none.
 """
 
 from __future__ import annotations
 
-from typing import Hashable, Optional, Set
+import random
+from typing import Callable, Hashable, Optional, Set
 
 from x402tools._retry import Backoff
 from x402tools._verdict import Verdict
@@ -26,11 +30,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE = 0.2, 30.0, 0.05
 # No Retry-After is obeyed for longer, in seconds: a wrong header must not stop deliveries for a day.
 LONGEST_RETRY_AFTER = 300.0
 
+# All who were told the same moment would come at it together: some come later, by up to this part of the time and so
+# many seconds.
+_SPREAD, _LARGEST_SPREAD = 0.1, 1.0
+
 
 class Gate:
-    """Opened by an answer that makes sense, closed by failures."""
+    """Opened by an answer that makes sense, closed by failures. `draw` yields numbers from 0 to 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, draw: Callable[[], float] = random.random) -> None:
+        self._draw = draw
         self._pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, _SHORTEST_PAUSE)
         self._failures = 0  # since the last answer that made sense
         self._failing: Set[Hashable] = set()  # whose they were
@@ -49,10 +58,6 @@ class Gate:
         """True when the next POST is the one whose answer opens the gate or closes it for longer."""
         return self._shut
 
-    def room(self, at_once: int) -> int:
-        """How many may be under way at the same time once it is not closed: `at_once`, or one to try it out."""
-        return 1 if self._shut else at_once
-
     def answered(self, now: float) -> None:
         """The service dealt with a POST, so it is there and accepts the key."""
         self._failures = self._closings = 0
@@ -60,17 +65,21 @@ class Gate:
         if now >= self._asked_until:
             self._shut, self.reason = False, None
 
-    def failed(self, verdict: Verdict, now: float, post: Hashable) -> None:
-        """A POST has to be tried again, for what the verdict says; `post` tells it from the others."""
+    def failed(self, verdict: Verdict, now: float, post: Hashable, *, is_too_much: bool = False) -> None:
+        """A POST has to be tried again, for what the verdict says; `post` tells it from the others.
+
+        `is_too_much`: the service refuses for load what comes one at a time.
+        """
         if self.seconds_closed(now) > 0 and verdict.wait is None:
             return  # sent before the gate closed: it says nothing new
         self._failures += 1
         if len(self._failing) < OUTAGE_AFTER:
             self._failing.add(post)
         if verdict.wait is not None:
-            self._asked_until = max(self._asked_until, now + min(verdict.wait, LONGEST_RETRY_AFTER))
-            self._close(verdict.reason, self._asked_until)
-        elif verdict.locked_out or self._shut or len(self._failing) >= OUTAGE_AFTER:
+            wait = min(verdict.wait, LONGEST_RETRY_AFTER)
+            self._asked_until = max(self._asked_until, now + wait)
+            self._close(verdict.reason, now + wait + min(wait * _SPREAD, _LARGEST_SPREAD) * self._draw())
+        elif verdict.locked_out or is_too_much or self._shut or len(self._failing) >= OUTAGE_AFTER:
             self._closings += 1
             self._close(verdict.reason, now + self._pauses.seconds(self._closings))
         elif self._failures >= OUTAGE_AFTER:

@@ -376,6 +376,7 @@ class Parts:
             unknown_resends=flusher.unknown_resends if flusher else 0,
             late=self._resets.late,
             attempts=self._stopwatch.times(),
+            in_flight_limit=flusher.in_flight_limit if flusher else 0,
         )
 
     def pending_units(self, envelope_id: str, counting_from_here: Optional[Callable[[], None]]) -> int:

@@ -8,6 +8,7 @@ moved itself, so that asking for it again doubles nothing.
     recorders   hash: the number of what each recorder stored last; `seen` has when that was
     ledger      hash: counters of events, and of units in two halves: a script's numbers are exact to 2**53 only
     meta        hash: the destination
+    folder      the consumer that folds; expires with its lease
 
 An entry of a stream is a whole batch and is deleted when all of it is folded or settled, never trimmed. A server whose
 memory is full refuses a script at its first write if that needs memory, so what makes room begins with one that needs
@@ -210,4 +211,27 @@ for _, recorder in ipairs(old) do
   redis.call('ZREM', KEYS[2], recorder)
 end
 return #old
+"""
+
+# KEYS folder · ARGV consumer, milliseconds. 1: this consumer is the one that folds, for so long from now on.
+FOLD_HERE = """
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return 1
+end
+if holder then
+  return 0
+end
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# KEYS folder · ARGV consumer. Lets another one fold.
+FOLD_ELSEWHERE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end
+return 1
 """

@@ -1,6 +1,8 @@
 """The store on a Redis or Valkey server, shared by any number of processes on any number of hosts; see `_store` for
 what it promises, and `_redis_scripts` for what lies there and how it moves.
 
+One of those that deliver folds, for all: a group that each of them folded its part of would become a POST for each.
+
 It stands behind the reserve like the spool on a file: while the server is away, events wait in memory. Unlike there,
 all processes that deliver do so at the same time, each what it has leased (`_redis_leases`), so nothing is sent from
 memory: another process might have it too.
@@ -91,6 +93,8 @@ class Engine:
         self._sealed = Leases(self._link, self._key("out"), "post", consumer, store.lease, clock)
         self._handed_out: Dict[int, _HandedOut] = {}
         self._sealed_last: List[str] = []  # ids of the batches
+        self._folds = False  # this process is the one that folds
+        self._ask_who_folds_at = 0.0
         self._is_ready = False
         self._look_at = 0.0
         self._size: Tuple[float, int] = (0.0, 0)
@@ -211,8 +215,18 @@ class Engine:
 
     def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
         self._make_ready()
+        if not self._may_fold():
+            return []
         entries = self._recorded.again(after)
         return self._rows(entries or self._recorded.read(limit))
+
+    def _may_fold(self) -> bool:
+        """Asked a few times a lease, by the one that folds and by those that would take its place."""
+        if self._clock() >= self._ask_who_folds_at:
+            words = [self._consumer, int(self._store.lease * 1000)]
+            self._folds = bool(self._link.run(_redis_scripts.FOLD_HERE, self._keys("folder"), words))
+            self._ask_who_folds_at = self._clock() + min(self._store.lease / 4, _LOOK_EVERY)
+        return self._folds
 
     def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
         names = [batch.id for batch in batches]
@@ -385,11 +399,12 @@ class Engine:
     def release(self) -> None:
         if self.has_claim:
             self.has_claim = False
-            for leases in (self._recorded, self._sealed):
-                try:
-                    leases.release()
-                except SpoolError:
-                    pass  # whoever takes it over waits for the end of the lease
+            try:
+                self._recorded.release()
+                self._sealed.release()
+                self._link.run(_redis_scripts.FOLD_ELSEWHERE, self._keys("folder"), [self._consumer])
+            except SpoolError:
+                pass  # whoever takes it over waits for the end of the lease
 
     def allowance(self, most: int) -> Allowance:
         return self._fleet.allowance(most)

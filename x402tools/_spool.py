@@ -33,6 +33,7 @@ from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving, count, dead_row
 from x402tools._spool_setup import FORMAT
+from x402tools._spool_totals import Totals
 from x402tools._store import (
     Acknowledgement,
     Allowance,
@@ -109,6 +110,7 @@ class Spool:
         self._read_up_to: Optional[int] = None  # which recorded batches were handed out; None: none of this file
         self._has_notes = False  # this process has written or seen notes about what is being sent
         self._next_size_check = 0.0
+        self._sealed, self._recorded = Totals("sealed"), Totals("recorded", _spool_recorded.FOLDED)
         self._file = OpenFile(path, sync=sync, make_folder=make_folder, on_change=self._read_again)
         self.notices = self._file.notices
 
@@ -385,8 +387,8 @@ class Spool:
         sums = _spool_rows.SUMS
         with self._file.use() as connection, connection.transaction("DEFERRED") as transaction:  # one moment for all
             ledger = _spool_rows.ledger(transaction.rows(_spool_rows.LEDGER))
-            recorded = _spool_rows.tally(transaction.rows(_spool_recorded.TOTALS)[0])
-            sealed = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM sealed")[0])
+            recorded = self._recorded.read(transaction)
+            sealed = self._sealed.read(transaction)
             settled = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM settled")[0])
             dead = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM dead")[0])
             held = _spool_rows.tally(transaction.rows(f"SELECT {sums} FROM held")[0])
@@ -487,6 +489,7 @@ class Spool:
         """Another file is in use: forgets which batches are handed out, except for those that it has under the same
         numbers, and rereads it from the start."""
         self._read_up_to = None
+        self._forget_totals()
         handed_out, self._progress, self._unsure, self._reread_from = self._progress, {}, None, 0
         try:
             for sequence, state in handed_out.items():
@@ -541,6 +544,7 @@ class Spool:
             self._tell_of_counts(truth)
             with connection.transaction() as transaction:
                 transaction.run("UPDATE sealed SET events = ?, units = ? WHERE sequence = ?", (*truth, sequence))
+            self._forget_totals()
         state = self._progress[sequence] = _spool_rows.progress(posts, *settled)
         left = [(Place(sequence, at), post) for at, post in enumerate(posts) if not state.bits >> at & 1]
         if notes is None:
@@ -561,6 +565,7 @@ class Spool:
             self._tell_of_counts(truth)
             with connection.transaction() as transaction:
                 _spool_recorded.set_right(transaction, sequence, truth)
+            self._forget_totals()
         return batch
 
     def _turned_out_stored(self, connection: Connection, settlement: str, progress: Dict[int, Progress]) -> bool:
@@ -568,12 +573,14 @@ class Spool:
         if known != [(settlement,)]:
             return False
         self._advance(progress)
+        self._forget_totals()  # they may have been read in between
         return True
 
     def _advance(self, progress: Dict[int, Progress]) -> None:
         for sequence, state in progress.items():
             if state.is_done:
                 self._progress.pop(sequence, None)
+                self._sealed.settled(sequence, Tally(state.events, state.units))
             else:
                 self._progress[sequence] = state
 
@@ -602,6 +609,10 @@ class Spool:
             )
         return changed
 
+    def _forget_totals(self) -> None:
+        self._sealed.forget()
+        self._recorded.forget()
+
     def _tell_of_counts(self, truth: Tally) -> None:
         self.notices.append(f"the counts of a batch in {self.path} were damaged: {truth.events} events set right")
 
@@ -629,3 +640,4 @@ class Spool:
             transaction.run(BURY, (place, f"damaged batch {sequence}", events, units, 0, details, value))
             forget = _spool_rows.forget_batch if is_sealed else _spool_recorded.forget
             forget(transaction, sequence)
+        self._forget_totals()

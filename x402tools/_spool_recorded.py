@@ -12,12 +12,11 @@ from typing import List, Optional, Sequence
 from x402tools import _batch
 from x402tools._batch import EncodedBatch
 from x402tools._connection import Connection, DamagedError, Row, Transaction
-from x402tools._spool_rows import SUMS, VALUE_IF_IT_FITS, add_again
+from x402tools._spool_rows import VALUE_IF_IT_FITS, add_again
 from x402tools._store import RecordedBatch, Tally
 
-_FOLDED = "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'folded'), 0)"
-WAITING = f"FROM recorded WHERE sequence > {_FOLDED}"
-TOTALS = f"SELECT {SUMS} {WAITING}"
+FOLDED = "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'folded'), 0)"
+WAITING = f"FROM recorded WHERE sequence > {FOLDED}"
 FIRST = f"SELECT min(sequence) {WAITING}"
 LAST = "SELECT seq FROM sqlite_sequence WHERE name = 'recorded'"
 OLDEST = f"SELECT stored_at {WAITING} ORDER BY sequence LIMIT 1"
@@ -27,10 +26,10 @@ NEXT = (
 )
 _ROWS_AT_ONCE = 100
 _SWEEP = (
-    f"WITH old AS (SELECT sequence FROM recorded WHERE sequence <= {_FOLDED} ORDER BY sequence LIMIT ?)"
+    f"WITH old AS (SELECT sequence FROM recorded WHERE sequence <= {FOLDED} ORDER BY sequence LIMIT ?)"
     " DELETE FROM recorded WHERE sequence IN old"
 )
-_SWEPT = f"SELECT count(*) FROM (SELECT 1 FROM recorded WHERE sequence <= {_FOLDED} LIMIT 1)"
+_SWEPT = f"SELECT count(*) FROM (SELECT 1 FROM recorded WHERE sequence <= {FOLDED} LIMIT 1)"
 
 
 def read(row: Row) -> RecordedBatch:
@@ -63,7 +62,7 @@ def forget(transaction: Transaction, sequence: int) -> None:
 
 def seal(transaction: Transaction, up_to: int, batches: Sequence[EncodedBatch]) -> None:
     """All that is recorded up to there becomes these POSTs; nothing happens if it was done before."""
-    if transaction.rows(f"SELECT {_FOLDED} >= ?", (up_to,)) == [(1,)]:
+    if transaction.rows(f"SELECT {FOLDED} >= ?", (up_to,)) == [(1,)]:
         return
     for batch in batches:
         add_again(transaction, batch)

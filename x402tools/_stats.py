@@ -49,6 +49,8 @@ class BufferStats:
         late: what this process has delivered after the envelope's reset although it was recorded before it, for
             envelopes it knows the period of (see `UsageBuffer.watch`); it was billed to the later period.
         attempts: how long the POSTs of this process took.
+        in_flight_limit: POSTs this process may have under way at the moment: `max_concurrency`, or fewer while the
+            service refuses some, takes longer than it did, or has just come back. 0 where another process delivers.
     """
 
     recorded: Tally
@@ -68,6 +70,7 @@ class BufferStats:
     unknown_resends: int = 0
     late: Tally = field(default_factory=Tally)
     attempts: AttemptTimes = field(default_factory=AttemptTimes)
+    in_flight_limit: int = 0
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class Verdict(NamedTuple):
         wait: seconds for which the service asked everybody to stay away, or None.
         locked_out: the key was refused, or the proxy's own.
         unknown: it may have been booked all the same.
+        crowded: the service has too much to do.
     """
 
     move: Move
@@ -60,9 +61,12 @@ class Verdict(NamedTuple):
     wait: Optional[float] = None
     locked_out: bool = False
     unknown: bool = False
+    crowded: bool = False
 
 
 DELIVERED = Verdict(Move.ACKNOWLEDGE)
+
+_TOO_MUCH_TO_DO = (429, 503)
 
 # Of a gateway: it has passed the POST on, and got no answer that made sense (502) or none in time (504).
 _PASSED_ON = (502, 504)
@@ -82,7 +86,8 @@ def judge(error: X402Error) -> Verdict:
     if status is None or status < 400:
         return Verdict(Move.TRY_AGAIN, reason, status, unknown=getattr(error, "maybe_processed", False))
     if error.retryable:
-        wait = error.retry_after if isinstance(error, APIError) and status in (429, 503) else None
+        wait = error.retry_after if isinstance(error, APIError) and status in _TOO_MUCH_TO_DO else None
         strike, unknown = status >= 500 and wait is None, status in _PASSED_ON
-        return Verdict(Move.TRY_AGAIN, reason, status, strike=strike, wait=wait, unknown=unknown)
+        crowded = status in _TOO_MUCH_TO_DO
+        return Verdict(Move.TRY_AGAIN, reason, status, strike=strike, wait=wait, unknown=unknown, crowded=crowded)
     return Verdict(Move.BURY, reason, status)

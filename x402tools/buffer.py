@@ -55,7 +55,8 @@ class UsageBuffer:
             "fsync" when it is synced (safe from a power cut).
         flush_at: a delivery starts as soon as this many events were stored since the last,
         flush_interval: and at the latest so many seconds after it.
-        max_concurrency: POSTs under way at the same time.
+        max_concurrency: POSTs under way at the same time, at the most; fewer while the service refuses some (429, 503)
+            or takes longer than it did, and after an outage.
         max_queue_size: events that may wait in memory, while the disk is slow, full or broken.
         max_disk_bytes: how large the content of the spool may become; then events wait in memory.
         on_queue_full: when memory is full too: "reject" drops the new event (counted, reported to `on_drop`, one

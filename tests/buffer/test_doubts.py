@@ -160,7 +160,7 @@ def test_an_orderly_end_leaves_no_note_about_what_was_not_sent(make_bench: MakeB
     """What was noted with a group and not sent before the end is sent by the next process, and not held."""
     bench = make_bench(hold_after=HOLD, concurrency=4)
     bench.deliver.default = lambda: bench.flusher.stop(bench.clock())  # the end comes while the first is under way
-    bench.flusher._gate._shut = True  # one at a time
+    bench.flusher._pace.start_over(bench.clock())  # one at a time
     bench.record(1, 1, 1, 1, 1, 1)
 
     bench.run_until(lambda: bench.deliver.taken)

@@ -63,11 +63,13 @@ def error_of(status: int, message: str = "no", retry_after: Optional[str] = None
 def test_the_verdict_on_a_status(status: int, move: Move, strike: bool, locked_out: bool) -> None:
     """Tried again, or set aside; the POST's own fault perhaps; the key's fault; never a wait nobody asked for.
 
-    Only a gateway that had no good answer from the service leaves open whether the usage was booked.
+    Only a gateway that had no good answer from the service leaves open whether the usage was booked. 429 and 503 say
+    that there are too many.
     """
     verdict = judge(error_of(status))
 
-    assert verdict == Verdict(move, "no", status, strike, None, locked_out, unknown=status in (502, 504))
+    unknown, crowded = status in (502, 504), status in (429, 503)
+    assert verdict == Verdict(move, "no", status, strike, None, locked_out, unknown, crowded)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,14 @@ MEASURES: List[Measure] = [
         _of_stats(lambda stats: stats.in_flight),
     ),
     Measure(
+        "x402tools.in_flight.limit",
+        GAUGE,
+        "{post}",
+        "POSTs this process may have under way at the moment, 0 where another one delivers",
+        False,
+        _of_stats(lambda stats: stats.in_flight_limit),
+    ),
+    Measure(
         "x402tools.retries",
         COUNTER,
         "{post}",
