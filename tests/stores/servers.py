@@ -204,7 +204,7 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:  # closed
                 return
-            self._connect(client)
+            threading.Thread(target=self._connect, args=(client,), name="proxy", daemon=True).start()
 
     def _connect(self, client: socket.socket) -> None:
         if self._is_cut:
@@ -216,6 +216,9 @@ class Proxy:
             _end(client)
             return
         server.settimeout(None)
+        for one in (client, server):
+            with contextlib.suppress(OSError):  # reset by now
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             is_cut = self._is_cut
             if not is_cut:
@@ -224,7 +227,6 @@ class Proxy:
             _end(client, server)
             return
         for one, other in ((client, server), (server, client)):
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=_pass_on, args=(one, other), name="proxy", daemon=True).start()
 
 
