@@ -15,6 +15,7 @@ import argparse
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -67,6 +68,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if chosen.store != chaos_plan.SQLITE and servers.program(chosen.store) is None:
         print(servers.MISSING[chosen.store], file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines and processes end with it
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1_000_000)
     base = chosen.keep or pathlib.Path(tempfile.mkdtemp(prefix="x402tools-chaos-"))
     numbers = range(1, chosen.rounds + 1) if chosen.round is None else [chosen.round]
