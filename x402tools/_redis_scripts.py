@@ -25,14 +25,17 @@ local function add(ledger, name, sign, events, high, low)
 end
 """
 
-# KEYS in out recorders seen ledger · ARGV deposit's name, number, milliseconds, dropped events high low,
-# then for each batch: recorder, number, 1 if it is sealed, events high low, value
+# KEYS in out recorders seen ledger · ARGV deposit's name, number (0: it has none), milliseconds, dropped events high
+# low, then for each batch: recorder, number, 1 if it is sealed, events high low, value. Writes also when it knows all
+# of it, so that WAIT tells of replicas that have it.
 DEPOSIT = (
     _ADD
     + """
-redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
+local before = redis.call('HGET', KEYS[3], ARGV[1])
+local is_new = ARGV[2] == '0' or not before or tonumber(ARGV[2]) > tonumber(before)
+redis.call('HSET', KEYS[3], ARGV[1], is_new and ARGV[2] ~= '0' and ARGV[2] or before or '0')
 redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
-if ARGV[4] ~= '0' then
+if is_new and ARGV[4] ~= '0' then
   add(KEYS[5], 'dropped', '', ARGV[4], ARGV[5], ARGV[6])
   add(KEYS[5], 'recorded', '', ARGV[4], ARGV[5], ARGV[6])
 end
@@ -70,13 +73,13 @@ return 1
 """
 
 # KEYS in out · ARGV consumer, how many entries, their ids, then the value and the tally of each sealed batch. 0: some
-# of the entries are not this consumer's any more.
+# of the entries are not this consumer's any more, or the server has come back empty, without the group.
 SEAL = """
 redis.call('XACK', KEYS[1], 'fold', '0-0')
 local count = tonumber(ARGV[2])
 for at = 3, count + 2 do
-  local held = redis.call('XPENDING', KEYS[1], 'fold', ARGV[at], ARGV[at], 1)
-  if #held == 0 or held[1][2] ~= ARGV[1] then
+  local held = redis.pcall('XPENDING', KEYS[1], 'fold', ARGV[at], ARGV[at], 1)
+  if held.err or #held == 0 or held[1][2] ~= ARGV[1] then
     return 0
   end
 end
@@ -164,12 +167,13 @@ return count
 """
 )
 
-# KEYS stream · ARGV group, consumer, idle milliseconds, ids. Those that are another consumer's by now, or gone.
+# KEYS stream · ARGV group, consumer, idle milliseconds, ids. Those that are another consumer's by now, or gone: all of
+# them, where the server has come back empty.
 KEEP = """
 local lost = {}
 for at = 4, #ARGV do
-  local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[at], ARGV[at], 1)
-  if #held == 1 and held[1][2] == ARGV[2] then
+  local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[at], ARGV[at], 1)
+  if not held.err and #held == 1 and held[1][2] == ARGV[2] then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[at], 'IDLE', ARGV[3], 'JUSTID')
   else
     lost[#lost + 1] = ARGV[at]
