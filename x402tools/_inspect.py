@@ -179,6 +179,7 @@ class _Looking(Spool):
     def __init__(self, path: str, connection: PlainConnection) -> None:
         self.path = path
         self._file = cast(OpenFile, _ReadOnlyFile(connection))
+        self._begin_totals()
 
 
 class _ReadOnlyFile:

@@ -110,7 +110,7 @@ class Spool:
         self._read_up_to: Optional[int] = None  # which recorded batches were handed out; None: none of this file
         self._has_notes = False  # this process has written or seen notes about what is being sent
         self._next_size_check = 0.0
-        self._sealed, self._recorded = Totals("sealed"), Totals("recorded", _spool_recorded.FOLDED)
+        self._begin_totals()
         self._file = OpenFile(path, sync=sync, make_folder=make_folder, on_change=self._read_again)
         self.notices = self._file.notices
 
@@ -608,6 +608,9 @@ class Spool:
                 events=state.events + post.events, units=state.units + post.amount, bits=state.bits | bit
             )
         return changed
+
+    def _begin_totals(self) -> None:
+        self._sealed, self._recorded = Totals("sealed"), Totals("recorded", _spool_recorded.FOLDED)
 
     def _forget_totals(self) -> None:
         self._sealed.forget()

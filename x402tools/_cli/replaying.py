@@ -8,11 +8,11 @@ process that was killed had POSTs under way) has the same idempotency key, made 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional, Protocol
 
 from x402tools import QueueFullError, UsageBuffer, ValidationError, X402Client
+from x402tools._bell import Flag
 from x402tools._cli import position
 from x402tools._cli.position import Position
 from x402tools._cli.usage_lines import Entry, Source
@@ -72,7 +72,7 @@ class Replay:
         stop: ends it early.
     """
 
-    def __init__(self, source: Source, kind: str, rejected: Rejected, told: Told, stop: threading.Event) -> None:
+    def __init__(self, source: Source, kind: str, rejected: Rejected, told: Told, stop: Flag) -> None:
         self.source = source
         self.lines = 0
         self.skipped = 0

@@ -15,7 +15,8 @@ from x402tools._cli.output import Output, say
 from x402tools._cli.quantities import each_second, seconds
 from x402tools.demo import interruption
 
-_LOOK_EVERY = 3600.0  # seconds; a signal ends the wait
+# Seconds. A signal ends the wait, unless it comes at the moment before: its handler runs only when the wait is over.
+_LOOK_EVERY = 0.5
 
 # Seconds. What kills the workers of a fleet at their end, Kubernetes for example, does so 30 s after SIGTERM.
 _GRACE, _FLEET_GRACE = 10.0, 25.0

@@ -17,12 +17,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import x402tools
 from x402tools import SpoolError, UsageBuffer
+from x402tools._bell import Flag
 from x402tools.buffer import BufferStats
 from x402tools.demo import checking, interruption, log_file, report
 from x402tools.demo.engine import Engine
@@ -87,9 +87,7 @@ class Child:
 class Show:
     """The running parts, and the clock."""
 
-    def __init__(
-        self, engine: Engine, emulator: Emulator, folder: str, progress: Progress, stop: threading.Event
-    ) -> None:
+    def __init__(self, engine: Engine, emulator: Emulator, folder: str, progress: Progress, stop: Flag) -> None:
         self._engine = engine
         self._emulator = emulator
         self._folder = folder
@@ -179,7 +177,7 @@ class Show:
         self._progress.say(f"{time.monotonic() - self._begun:>4.0f} s  ** {text}")
 
 
-def play(seconds: float, rate: float, folder: str, progress: Progress, stop: threading.Event) -> int:
+def play(seconds: float, rate: float, folder: str, progress: Progress, stop: Flag) -> int:
     """Plays the show; 0 when the bill is right, 1 when it is not.
 
     Raises:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import Dict, Iterator, List, Tuple
 
 from x402tools import QueueFullError, UsageBuffer, ValidationError, X402Client
+from x402tools._bell import Flag
 from x402tools._event import check_amount, check_id, check_key, snapshot_metadata
 from x402tools.buffer import BufferStats
 from x402tools.demo import report, usage_file
@@ -40,7 +40,7 @@ class Reading:
         self.happened[envelope_id] = Tally(before.events + 1, before.units + amount)
 
 
-def play(path: str, live: bool, folder: str, progress: Progress, stop: threading.Event) -> int:
+def play(path: str, live: bool, folder: str, progress: Progress, stop: Flag) -> int:
     """Reports the events; 0 when every line was good and all are billed, 1 otherwise.
 
     Every event is sent under a key made of the file's content and its line, so that a file that is reported twice to
@@ -96,7 +96,7 @@ class Replay:
         buffer: UsageBuffer,
         destination: Destination,
         progress: Progress,
-        stop: threading.Event,
+        stop: Flag,
     ) -> None:
         self.reading = Reading()
         self._client = client

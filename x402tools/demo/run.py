@@ -6,9 +6,9 @@ import argparse
 import importlib.util
 import os
 import sys
-import threading
 from typing import Callable, Optional
 
+from x402tools._bell import Flag
 from x402tools.demo import interruption, replay, show
 from x402tools.demo.folder import FolderInUseError, run_folder
 from x402tools.demo.interruption import Interrupted
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     return _WRONG
 
 
-def _play(arguments: argparse.Namespace, folder: str, progress: Progress, stop: threading.Event) -> int:
+def _play(arguments: argparse.Namespace, folder: str, progress: Progress, stop: Flag) -> int:
     try:
         if arguments.file is not None:
             return replay.play(arguments.file, arguments.live, folder, progress, stop)

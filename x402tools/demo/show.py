@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from typing import Dict, NamedTuple
 
 from x402tools import UsageBuffer, X402Client
+from x402tools._bell import Flag
 from x402tools.demo import account, log_file
 from x402tools.demo.account import Evidence
 from x402tools.demo.load import Load
@@ -47,7 +47,7 @@ class Files(NamedTuple):
         return cls(*(os.path.join(folder, name) for name in names))
 
 
-def play(plan: Plan, folder: str, progress: Progress, stop: threading.Event) -> int:
+def play(plan: Plan, folder: str, progress: Progress, stop: Flag) -> int:
     """Plays the show; 0 when the bill is right, 1 when it is not.
 
     Raises:

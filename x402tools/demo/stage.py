@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import List, Optional
 
 from x402tools import SpoolError, UsageBuffer
+from x402tools._bell import Flag
 from x402tools.buffer import BufferStats
 from x402tools.demo import log_file, server
 from x402tools.demo.checking import Kill
@@ -41,7 +41,7 @@ class Stage:
         watch: UsageBuffer,
         worker_log: str,
         progress: Progress,
-        stop: threading.Event,
+        stop: Flag,
     ) -> None:
         self.kills: List[Kill] = []
         self._emulator = emulator
