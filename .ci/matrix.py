@@ -24,7 +24,7 @@ FIGURES = FOLDER / "figures"
 SUITE = ROOT / ".ci" / "suite.py"
 AT_ONCE = 2  # runs: most tests wait, so that one of them does not keep the cores busy
 # Minutes of processes that are killed, and of programs that are started: on the oldest Python and on the newest.
-SLOW = ("tests/faults", "tests/demo", "tests/cli", "tests/benchmarks", "tests/test_readme.py")
+SLOW = ("tests/faults", "tests/demo", "tests/cli", "tests/stores", "tests/benchmarks", "tests/test_readme.py")
 CONSTRAINTS = ROOT / "tests" / "constraints-oldest.txt"
 
 OLDEST = "3.8"
