@@ -1,22 +1,31 @@
-"""What a server does that a file does not: its answer is lost on the way, and it comes back with nothing on it."""
+"""What a server does that a file does not: its answer is lost on the way, it comes back with nothing on it, several
+processes deliver from it at once, it has replicas, and it may be one that throws usage away.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Iterator
+import pathlib
+import threading
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
-from tests.buffer.helpers import FakeClock, make_batch
+from tests.buffer.helpers import FakeClock, assert_adds_up, make_batch
 from tests.stores import servers
 from tests.stores.servers import Server
+from x402tools import UsageBuffer
 from x402tools._batch import EncodedBatch
 from x402tools._redis_store import Engine
 from x402tools._spool import Deposit
-from x402tools._store import ChangedError, Tally
+from x402tools._store import Acknowledgement, ChangedError, SealedBatch, Tally
+from x402tools.errors import SpoolError, ValidationError
 from x402tools.redis_store import RedisStore
 
 LEASE = 60.0
+SHORT_LEASE = 0.05  # seconds of the server's own clock
+
+OpenEngine = Callable[[], Engine]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,177 @@ def test_a_server_that_comes_back_empty_is_worked_on(engine: Engine, server: Ser
     engine.deposit(Deposit(2, [make_batch(3), _recorded(4)]))
     assert [len(batch.rows) for batch in engine.recorded(0, 10)] == [1]
     assert [post.key for batch in engine.oldest_sealed(sent[-1].sequence, 10) for _, post in batch.posts] == ["rec-3-0"]
+
+
+@pytest.fixture
+def open_engine(server: Server, clock: FakeClock) -> Iterator[OpenEngine]:
+    """Called twice it gives two, as two processes have them; what one holds the other may take after a moment."""
+    store = RedisStore(server.url, namespace=os.urandom(6).hex(), lease=SHORT_LEASE)
+    opened: List[Engine] = []
+
+    def open_one() -> Engine:
+        opened.append(Engine(store, max_bytes=2**40, clock=clock))
+        return opened[-1]
+
+    yield open_one
+    for engine in opened:
+        engine.close()
+
+
+def test_what_another_has_taken_over_is_not_folded(open_engine: OpenEngine, clock: FakeClock) -> None:
+    """Whoever was slow is told to read again, and the other one's fold is the only one."""
+    slow, other = open_engine(), open_engine()
+    slow.deposit(Deposit(1, [_recorded(1), _recorded(2)]))
+    read = slow.recorded(0, 10)
+    taken = _until(clock, lambda: other.recorded(0, 10))
+
+    with pytest.raises(ChangedError):
+        slow.seal(read[-1].sequence, [make_batch(8, [2])])
+    other.seal(taken[-1].sequence, [make_batch(9, [2])])
+
+    assert [post.key for batch in other.oldest_sealed(0, 10) for _, post in batch.posts] == ["rec-9-0"]
+    assert_adds_up(other.counts())
+
+
+def test_one_of_those_that_deliver_folds(open_engine: OpenEngine, clock: FakeClock) -> None:
+    """The others leave what is recorded to it, until it ends."""
+    first, second = open_engine(), open_engine()
+    first.deposit(Deposit(1, [_recorded(1)]))
+    assert first.claim()
+    read = first.recorded(0, 10)
+    first.deposit(Deposit(2, [_recorded(2)]))
+
+    passed_over = second.recorded(0, 10)
+    first.seal(read[-1].sequence, [make_batch(9)])
+    first.release()
+
+    assert passed_over == []
+    assert [len(batch.rows) for batch in _until(clock, lambda: second.recorded(0, 10))] == [1]
+
+
+def test_what_two_have_sent_is_counted_once(open_engine: OpenEngine, clock: FakeClock) -> None:
+    """A POST that was sent by a slow process and by the one that took its work over is delivered once in the ledger."""
+    slow, other = open_engine(), open_engine()
+    slow.deposit(Deposit(1, [make_batch(1, [5, 7])]))
+    sent = slow.oldest_sealed(0, 10)
+    again = _until(clock, lambda: other.oldest_sealed(0, 10))
+
+    slow.settle(_acknowledged(sent)[:1], [])
+    other.settle(_acknowledged(again), [])
+    slow.settle(_acknowledged(sent)[1:], [])
+
+    assert other.counts().delivered == Tally(2, 12)
+    assert other.counts().pending == Tally()
+    assert_adds_up(other.counts())
+
+
+def test_what_is_released_is_taken_at_once(server: Server) -> None:
+    """Not only after the lease: a worker that ends in order leaves nothing waiting."""
+    store = RedisStore(server.url, namespace=os.urandom(6).hex(), lease=3600.0)
+    first, second = Engine(store, max_bytes=2**40), Engine(store, max_bytes=2**40)
+    first.deposit(Deposit(1, [make_batch(1)]))
+    assert first.claim()
+    assert first.oldest_sealed(0, 10)
+
+    first.close()
+
+    assert second.oldest_sealed(0, 10)
+    second.close()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_throws_keys_away_is_refused(tmp_path: pathlib.Path, policy: str) -> None:
+    """It would lose usage when its memory is full; whoever wants it all the same has to say so."""
+    servers.require(servers.REDIS)
+    with Server(tmp_path / "server", options=("--maxmemory-policy", policy)) as server:
+        with pytest.raises(SpoolError, match=f"maxmemory-policy is {policy}.*noeviction"):
+            UsageBuffer(server.url)
+
+        UsageBuffer(store=RedisStore(server.url, allow_eviction=True)).close()
+
+
+def test_replicas_have_what_is_stored_and_what_is_sent(tmp_path: pathlib.Path) -> None:
+    """While one is away nothing counts as stored, and nothing is sent that only the primary has."""
+    servers.require(servers.REDIS)
+    with servers.replicated(tmp_path) as (primary, replica):
+        alone = Engine(RedisStore(primary.url), max_bytes=2**40)
+        engine = Engine(RedisStore(primary.url, replicas=1), max_bytes=2**40)
+        engine.deposit(Deposit(1, [make_batch(1)]))
+        replica.kill()
+
+        with pytest.raises(SpoolError, match="0 of 1 replicas"):
+            engine.deposit(Deposit(2, [make_batch(2)]))
+        with pytest.raises(SpoolError, match="0 of 1 replicas"):
+            engine.has_deposit(2)
+        with pytest.raises(SpoolError, match="0 of 1 replicas"):
+            engine.oldest_sealed(0, 10)
+
+        assert alone.counts().recorded == Tally(2, 2)
+        alone.close()
+        engine.close()
+
+
+def test_no_secret_of_the_address_is_shown() -> None:
+    """Neither by the store, nor by a buffer on it, nor by what goes wrong."""
+    store = RedisStore("redis://someone:hunter2@127.0.0.1:1/0", timeout=0.2)
+    servers.require(servers.REDIS)
+
+    with UsageBuffer(store=store) as buffer:
+        buffer.record("env_1", 1)
+        buffer.close(0.2)
+        shown = f"{store!r} {buffer!r} {buffer.path} {buffer.health()!r}"
+
+    assert "127.0.0.1:1" in shown
+    assert "hunter2" not in shown
+    assert "someone" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"store": "http://localhost"}, "store"),
+        ({"path": "usage.db", "store": "redis://localhost"}, "not both"),
+        ({"path": "redis://localhost", "on_unknown": "hold"}, "on_unknown"),
+        ({"path": "redis://localhost", "durability": "fsync"}, "durability"),
+    ],
+)
+def test_what_a_server_cannot_do_is_refused(arguments: Dict[str, str], named: str) -> None:
+    """With the argument and what would be right."""
+    with pytest.raises(ValidationError, match=named):
+        UsageBuffer(**arguments)  # type: ignore[arg-type]  # what is wrong here is what is tested
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"url": "localhost"},
+        {"url": "redis://localhost", "namespace": "a b"},
+        {"url": "redis://localhost", "replicas": -1},
+        {"url": "redis://localhost", "lease": 0},
+        {"url": "redis://localhost", "timeout": "2"},
+        {"url": "redis://localhost", "rate": 0},
+    ],
+)
+def test_arguments_of_a_store_are_checked(arguments: Dict[str, object]) -> None:
+    """Before anything is connected; the last one given is named."""
+    with pytest.raises(ValidationError, match=list(arguments)[-1]):
+        RedisStore(**arguments)  # type: ignore[arg-type]  # what is wrong here is what is tested
+
+
+def _until(clock: FakeClock, read: Callable[[], List[Any]]) -> List[Any]:
+    """What is read in the end: the lease runs out by the server's clock, and is looked for by ours."""
+    pause = threading.Event()  # never set: only waited on
+    for _ in range(600):
+        found = read()
+        if found:
+            return found
+        pause.wait(SHORT_LEASE)
+        clock.advance(LEASE)
+    raise AssertionError("nothing came within half a minute")
+
+
+def _acknowledged(batches: List[SealedBatch]) -> List[Acknowledgement]:
+    return [Acknowledgement(place, post) for batch in batches for place, post in batch.posts]
 
 
 def _recorded(name: int) -> EncodedBatch:
