@@ -10,8 +10,8 @@ from benchmarks.fleet.traffic import KINDS, Kind
 
 # How the events reach one who folds them.
 HOST = "host"  # each host folds its own, from its own spool: no engine
-SHARED = "shared"  # an engine; each worker reads from every partition, so each folds a part of every group
-OWNED = "owned"  # an engine; each partition is read by one worker only, so a group is folded in one place
+SHARED = "shared"  # an engine, if each worker read from every partition: then each would fold a part of every group
+OWNED = "owned"  # an engine; of each partition one worker folds, so a group is folded in one place. The store has one
 
 MOST_EVENTS = 500  # of a batch
 MOST_POSTS = 20_000  # of a fold: then it is sealed before its window ends

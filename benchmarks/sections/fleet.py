@@ -23,8 +23,8 @@ Figures = Dict[str, Optional[float]]
 WINDOWS = (1.0, 10.0, 60.0, 300.0)
 FOLDING = {
     HOST: "folded by each host",
-    SHARED: "engine, every worker reads everything",
-    OWNED: "engine, one reader a partition",
+    SHARED: "engine, if every worker folded",
+    OWNED: "engine, one folds a partition",
 }
 FEW = 4  # workers where how many there are does not matter, or is to be the same
 FLUSH_AT = 500  # what a host of a fleet should publish at once

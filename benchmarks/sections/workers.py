@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from benchmarks.fleet.costs import MEASURED
 from benchmarks.fleet.real import Compared, Run, compare
-from benchmarks.fleet.shape import SHARED, Fleet
+from benchmarks.fleet.shape import OWNED, Fleet
 from benchmarks.harness.contest import Contest
 from benchmarks.harness.engine import Engine, opened
 from benchmarks.harness.figures import ratio
@@ -29,7 +29,7 @@ WINDOW = 1.0
 FEW = 10_000
 PATIENCE = 60.0
 # How the workers of this version share the work; see benchmarks/fleet/shape.py.
-FOLDING = SHARED
+FOLDING = OWNED
 
 Figures = Dict[str, Optional[float]]
 
