@@ -42,6 +42,7 @@ from x402tools.errors import BufferClosedError, SpoolError, ValidationError
 
 if TYPE_CHECKING:
     from x402tools._redis_store import Engine
+    from x402tools._spill import Spilling
 
 # Seconds between looks of flush() at a spool that another process delivers.
 _LOOK_EVERY = 0.1
@@ -413,18 +414,23 @@ class Parts:
             self.flusher.stored(events)
 
 
-def _opened(settings: Settings) -> Union[Spool, Engine]:
+def _opened(settings: Settings) -> Union[Spool, Engine, Spilling]:
     """What the reserve stands before."""
-    if settings.engine is not None:
-        from x402tools._redis_store import Engine
+    if settings.engine is None:
+        return _spool_at(settings.path, settings, makes_folder=settings.makes_folder)
+    from x402tools._redis_store import Engine
 
-        return Engine(settings.engine, max_bytes=settings.max_disk_bytes)
-    return Spool(
-        settings.path,
-        sync="NORMAL" if settings.durability == "commit" else "FULL",
-        max_bytes=settings.max_disk_bytes,
-        make_folder=settings.makes_folder,
-    )
+    engine = Engine(settings.engine, max_bytes=settings.max_disk_bytes)
+    if settings.engine.spill is None:
+        return engine
+    from x402tools._spill import Spilling
+
+    return Spilling(engine, _spool_at(settings.engine.spill, settings))
+
+
+def _spool_at(path: str, settings: Settings, *, makes_folder: bool = False) -> Spool:
+    sync = "NORMAL" if settings.durability == "commit" else "FULL"
+    return Spool(path, sync=sync, max_bytes=settings.max_disk_bytes, make_folder=makes_folder)
 
 
 def _with_times(events: List[Event]) -> List[Event]:

@@ -49,6 +49,7 @@ from x402tools.errors import SpoolError
 
 if TYPE_CHECKING:  # most buffers keep a file, and need nothing of a server
     from x402tools._redis_store import Engine
+    from x402tools._spill import Spilling
 
 Settled = Union[Acknowledgement, Burial, Holding]
 _Result = TypeVar("_Result")
@@ -120,7 +121,7 @@ class _Moved(NamedTuple):
 class Reserve:
     """A store: the spool, and memory while the spool fails."""
 
-    def __init__(self, spool: Union[Spool, Engine]) -> None:
+    def __init__(self, spool: Union[Spool, Engine, Spilling]) -> None:
         self._spool = spool
         self._lock = FairLock()  # guards everything below, also while the disk is slow: callers do not wait for it
         self._kept: Dict[int, _Kept] = {}
@@ -223,7 +224,7 @@ class Reserve:
     def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
         """See `Store`. What is in memory comes in addition, once, whatever `after` says."""
         with self._lock:
-            batches = []
+            batches: List[SealedBatch] = []
             try:
                 self._resolve()
                 most = min(limit, _MOST_SHARED) if self._spool.is_shared else limit
@@ -402,7 +403,7 @@ class Reserve:
             if self._held or any(isinstance(one, Holding) for one in self._owed):
                 return True
             try:
-                return _repeated_on_damage(self._spool.has_held)
+                return bool(_repeated_on_damage(self._spool.has_held))
             except SpoolError:
                 return self._known is not None and self._known.held.events > 0
 

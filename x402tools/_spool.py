@@ -61,6 +61,7 @@ _DEAD_LETTERS = (
     "SELECT id, CAST(key AS BLOB), events, units, readable, CAST(details AS BLOB),"
     f" {_spool_rows.VALUE_IF_IT_FITS} FROM dead WHERE id > ? ORDER BY id LIMIT ?"
 )
+_ENCODED = f"SELECT batch, events, units, {_spool_rows.VALUE} FROM sealed WHERE sequence = ?"
 _REQUEUED = f"SELECT id, {_spool_rows.VALUE} FROM dead WHERE readable AND {_spool_rows.FITS}"
 _EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
 
@@ -324,6 +325,12 @@ class Spool:
                 for (sequence,) in connection.rows("SELECT sequence FROM sealed WHERE batch = ? LIMIT 1", (batch_id,)):
                     found[batch_id] = int(sequence)
             return found
+
+    def encoded(self, sequences: Sequence[int]) -> List[EncodedBatch]:
+        """These batches as they were stored, for another store to take them."""
+        with self._file.use() as connection:
+            found = [connection.rows(_ENCODED, (sequence,)) for sequence in sequences]
+        return [EncodedBatch(name, events, units, bytes(value)) for ((name, events, units, value),) in found]
 
     def pending_posts(self, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
         """The POSTs that are pending in up to `limit` batches, oldest first, and the sequence number of the last of

@@ -27,6 +27,7 @@ class _Fields(NamedTuple):
     lease: float
     rate: Optional[float]
     timeout: float
+    spill: Optional[str]
 
 
 class RedisStore(_Fields):
@@ -41,6 +42,8 @@ class RedisStore(_Fields):
             that is too short costs POSTs that are sent twice under one key, never a wrong sum. Default 60.
         rate: POSTs a second that all processes which deliver from this store may send together. Default: no bound.
         timeout: seconds for one answer of the server. Default 2.
+        spill: a local spool file that takes the events while the server is away or full, and hands them on later; any
+            number of processes of a machine may share it. Default: they wait in memory.
 
     Raises:
         ValidationError: an argument is not usable.
@@ -58,6 +61,7 @@ class RedisStore(_Fields):
         lease: float = 60.0,
         rate: Optional[float] = None,
         timeout: float = 2.0,
+        spill: Union[str, os.PathLike[str], None] = None,
     ) -> RedisStore:
         if not is_engine(url):
             raise ValidationError(f"url must be an address like redis://host:6379/0 ({', '.join(SCHEMES)})")
@@ -69,7 +73,10 @@ class RedisStore(_Fields):
         _check_seconds("timeout", timeout, 0.05, 60.0)
         if rate is not None:
             _check_seconds("rate", rate, 0.01, 1e6)
-        return super().__new__(cls, url, namespace, replicas, bool(allow_eviction), lease, rate, timeout)
+        if spill is not None and (is_engine(spill) or not os.fspath(spill)):
+            raise ValidationError("spill must be the path of a file")
+        file = None if spill is None else os.path.abspath(os.fspath(spill))
+        return super().__new__(cls, url, namespace, replicas, bool(allow_eviction), lease, rate, timeout, file)
 
     @property
     def place(self) -> str:

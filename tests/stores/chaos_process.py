@@ -1,10 +1,11 @@
 """A process of a round: records through the public API, or delivers, on whichever store it is given.
 
-    python -m tests.stores.chaos_process recorder STORE BASE_URL NAME EVENTS SECONDS COALESCE
+    python -m tests.stores.chaos_process recorder STORE BASE_URL NAME EVENTS SECONDS COALESCE SPILL
     python -m tests.stores.chaos_process worker STORE BASE_URL NAME
 
-STORE is a path or an engine's URL. A recorder prints one line of JSON at its end: what `record_usage` took, by
-envelope. A worker prints "ready" and delivers until its standard input ends.
+STORE is a path or an engine's URL; SPILL is a path, for what an engine does not take, or nothing. A recorder prints one
+line of JSON at its end: what `record_usage` took, by envelope. A worker prints "ready" and delivers until its standard
+input ends.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Dict, List, Tuple
 
 from tests.stores.chaos_plan import LEASE, amount_of
 from x402tools import SpoolError, UsageBuffer, X402Client
+from x402tools._inspect import SpoolView
 from x402tools.buffer import BufferStats
 
 ENVELOPES = 10
@@ -31,13 +33,13 @@ _CLOSE = 60.0
 _WINDOW = 0.2
 
 
-def open_buffer(store: str, **options: Any) -> UsageBuffer:
+def open_buffer(store: str, spill: str = "", **options: Any) -> UsageBuffer:
     """A buffer on this store, with leases short enough to be stolen."""
     if "://" not in store:
         return UsageBuffer(store, **options)
     from x402tools import RedisStore
 
-    return UsageBuffer(store=RedisStore(store, lease=LEASE), **options)
+    return UsageBuffer(store=RedisStore(store, lease=LEASE, spill=spill or None), **options)
 
 
 def _started(store: str, base_url: str, name: str, **options: Any) -> Tuple[X402Client, UsageBuffer]:
@@ -55,11 +57,13 @@ def _started(store: str, base_url: str, name: str, **options: Any) -> Tuple[X402
         never.wait(0.1)
 
 
-def record(store: str, base_url: str, name: str, events: int, seconds: float, *, coalesce: bool) -> None:
+def record(
+    store: str, base_url: str, name: str, events: int, seconds: float, *, coalesce: bool, spill: str = ""
+) -> None:
     """Records so many events in about so many seconds, and tells what was taken."""
     rng = random.Random(name)
     never = threading.Event()  # only waited on
-    client, buffer = _started(store, base_url, name, deliver=False, coalesce=coalesce)
+    client, buffer = _started(store, base_url, name, deliver=False, coalesce=coalesce, spill=spill)
     taken: Dict[str, List[int]] = {}
     marks: List[str] = []
     with client:
@@ -77,7 +81,17 @@ def record(store: str, base_url: str, name: str, events: int, seconds: float, *,
                 never.wait(max(start + seconds * (count + 1) / events - time.monotonic(), 0.0))
         buffer.close(_CLOSE)
         stats = _stats(buffer, never)
+    if spill:
+        _hand_on(store, spill, never)
     print(json.dumps({"taken": taken, "marks": marks, "in_memory": stats.in_memory, "problem": stats.problem}))
+
+
+def _hand_on(store: str, spill: str, never: threading.Event) -> None:
+    """Waits, as the next process would, until the engine has what lies in the file."""
+    deadline = time.monotonic() + _CLOSE
+    with open_buffer(store, spill, deliver=False), SpoolView(spill) as file:
+        while file.counts().pending.events and time.monotonic() < deadline:
+            never.wait(0.1)
 
 
 def _stats(buffer: UsageBuffer, never: threading.Event) -> BufferStats:
@@ -108,8 +122,8 @@ def main() -> None:
     if role == "worker":
         work(store, base_url, name)
     else:
-        events, seconds, coalesce = rest
-        record(store, base_url, name, int(events), float(seconds), coalesce=coalesce == "True")
+        events, seconds, coalesce, spill = rest
+        record(store, base_url, name, int(events), float(seconds), coalesce=coalesce == "True", spill=spill)
 
 
 if __name__ == "__main__":

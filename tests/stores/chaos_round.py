@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Optional
 from tests.conservation import logs
 from tests.conservation.plan import to_json
 from tests.stores import weather
-from tests.stores.chaos_plan import UNIT, Plan
+from tests.stores.chaos_plan import SQLITE, UNIT, Plan
 from tests.stores.chaos_process import open_buffer
 from tests.stores.servers import free_port
 from x402tools import SpoolError
@@ -146,7 +146,7 @@ class Round:
         plan, verdict = self._plan, self._verdict
         service = self._start_service()
         recorders = [
-            self._start("recorder", there, f"r{at}", str(events), str(plan.seconds), str(coalesces))
+            self._start("recorder", there, f"r{at}", str(events), str(plan.seconds), str(coalesces), self._spill(at))
             for at, (coalesces, events) in enumerate(plan.recorders)
         ]
         self._workers = [self._start("worker", there, f"w{at}") for at in range(plan.workers)]
@@ -176,6 +176,11 @@ class Round:
         self._processes.append(service)
         service.line(_START)
         return service
+
+    def _spill(self, recorder: int) -> str:
+        """Every other recorder has a file for the time an engine is away."""
+        has_one = recorder % 2 and self._plan.store != SQLITE
+        return str(self._folder / f"r{recorder}.spill.db") if has_one else ""
 
     def _start(self, role: str, there: weather.Place, name: str, *more: str) -> Process:
         arguments = (role, there.store, self._url, name, *more)
