@@ -5,7 +5,7 @@
     x402tools keys list|create|delete
     x402tools buffer status|watch|peek|dead|requeue|export|drain|audit|doctor PATH      a spool, also while it is in use
     x402tools replay FILE      reports a file of usage events
-    x402tools worker PATH      delivers a spool in a process of its own
+    x402tools worker PATH      delivers a spool, or with --store a server, in a process of its own
     x402tools emulator         a local emulator of the API, for trying out and for tests
     x402tools demo             a metered service under load, with faults, and the bill checked against its access log
 
