@@ -27,6 +27,7 @@ demo-fleet: $(VENV)/.installed-demo-fleet ## Show two hosts and two workers on o
 	$(RUN) x402tools.demo.fleet
 
 bench: ## Measure this package beside others and beside the limits, on this machine (BENCH_ARGS="--quick")
+	@.ci/redis-server
 	$$(.ci/find-python --newest) benchmarks/run.py $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-test $(VENV)/.installed-lint ## Check style, format, types and the oldest Python the code needs
