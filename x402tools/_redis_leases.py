@@ -95,11 +95,14 @@ class Leases:
         return taken
 
     def again(self, after: int) -> List[Entry]:
-        """What is held with a number above that, once more, without what another process has by now."""
+        """What is held with a number above that, once more, without what another process has by now.
+
+        What was handed out up to that number stays among the `ids`, whoever has it: see `give_sign`.
+        """
         if not any(number > after for number in self._ids):
             return []
         lost = self._keep(0)
-        self._ids = {number: id_ for number, id_ in self._ids.items() if id_ not in lost}
+        self._ids = {number: id_ for number, id_ in self._ids.items() if number <= after or id_ not in lost}
         entries = []
         for number, id_ in self._ids.items():
             if number > after:

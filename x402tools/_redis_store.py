@@ -99,18 +99,22 @@ class Engine:
         self._look_at = 0.0
         self._size: Tuple[float, int] = (0.0, 0)
         self.has_claim = False
-        try:
-            self._make_ready()
-        except RefusedError:
-            raise
-        except SpoolError:
-            pass  # it is away, or full: the events wait in memory
+        self._destination: Optional[str] = None
+        self._try_to_make_ready()
 
     def _key(self, name: str) -> str:
         return f"{{x402:{self._store.namespace}}}:{name}"
 
     def _keys(self, *names: str) -> List[str]:
         return [self._key(name) for name in names]
+
+    def _try_to_make_ready(self) -> None:
+        try:
+            self._make_ready()
+        except RefusedError:
+            raise
+        except SpoolError:
+            pass  # it is away, or full: the events wait in memory
 
     def _make_ready(self) -> None:
         """Checks the server and makes what is missing there, once; before anything else is asked of it."""
@@ -121,20 +125,21 @@ class Engine:
             lease.make_group()
         oldest = int((time.time() - _KEPT_RECORDERS) * 1000)
         self._link.run(_redis_scripts.PRUNE, self._keys("recorders", "seen"), [oldest])
+        self._bind()
         self._is_ready = True
 
     def bind(self, destination: str) -> None:
-        """See `Spool.bind`."""
-        fingerprint = hashlib.sha256(destination.encode("utf-8")).hexdigest()
-        try:
-            self._make_ready()
-            is_bound = self._link.run(_redis_scripts.BIND, self._keys("meta", "in", "out", "dead"), [fingerprint])
-        except RefusedError:
-            raise
-        except SpoolError:
-            return  # the events wait in memory, and go where the others of this namespace go
-        if not is_bound:
-            raise SpoolError(
+        """See `Spool.bind`. Of a server that is away it is asked when it is back, before anything is stored there."""
+        self._destination = hashlib.sha256(destination.encode("utf-8")).hexdigest()
+        self._is_ready = False
+        self._try_to_make_ready()
+
+    def _bind(self) -> None:
+        if self._destination is None:
+            return
+        keys = self._keys("meta", "in", "out", "dead")
+        if not self._link.run(_redis_scripts.BIND, keys, [self._destination]):
+            raise RefusedError(
                 f"{self.path}: holds usage for another base_url; deliver it there first, or use another namespace"
             )
 

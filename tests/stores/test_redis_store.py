@@ -110,6 +110,33 @@ def test_what_another_has_taken_over_is_not_folded(open_engine: OpenEngine, cloc
     assert_adds_up(other.counts())
 
 
+def test_what_was_lost_after_it_was_read_is_not_folded_either(open_engine: OpenEngine, clock: FakeClock) -> None:
+    """Also when what was read with it is still held, and is handed out once more in between."""
+    slow, other = open_engine(), open_engine()
+    slow.deposit(Deposit(1, [_recorded(1), _recorded(2), _recorded(3)]))
+    read = slow.recorded(0, 10)
+    _until(clock, lambda: other.recorded(0, 1))  # the first of the three
+
+    again = _until(clock, lambda: slow.recorded(read[1].sequence, 10))
+
+    assert [batch.sequence for batch in again] == [read[2].sequence]
+    with pytest.raises(ChangedError):
+        slow.seal(read[1].sequence, [make_batch(8, [2])])
+
+
+def test_another_destination_is_refused(open_engine: OpenEngine) -> None:
+    """While anything waits for the one that it has; then it may go there."""
+    one, other = open_engine(), open_engine()
+    one.bind("https://one.example")
+    one.deposit(Deposit(1, [make_batch(1)]))
+
+    with pytest.raises(SpoolError, match="another base_url"):
+        other.bind("https://other.example")
+
+    one.settle(_acknowledged(one.oldest_sealed(0, 10)), [])
+    other.bind("https://other.example")
+
+
 def test_one_of_those_that_deliver_folds(open_engine: OpenEngine, clock: FakeClock) -> None:
     """The others leave what is recorded to it, until it ends."""
     first, second = open_engine(), open_engine()
