@@ -135,7 +135,10 @@ class Leases:
     def _take_over(self, limit: int) -> List[Entry]:
         idle = int(self._lease * 1000)
         answer = self._ask("XAUTOCLAIM", self._stream, self._group, self._consumer, idle, "0", "COUNT", limit)
-        return [self._hold(*one, taken_over=True) for one in _entries(answer[1] if answer else [])]
+        # Ours come back too when we were silent for a lease, whoever had them meanwhile: they are handed out already.
+        known = set(self._ids.values())
+        taken = [one for one in _entries(answer[1] if answer else []) if one[0] not in known]
+        return [self._hold(*one, taken_over=True) for one in taken]
 
     def _read_new(self, limit: int) -> List[Entry]:
         words = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", limit, "STREAMS", self._stream, ">")

@@ -14,6 +14,9 @@ PLACE = ROOT / ".bench"  # everything that the set-up makes, and the files of a 
 PUBLISHED = PLACE / "published" / "bin" / "python"  # the environment of x402tools 1.0.0
 REASONS = PLACE / "missing.json"  # why something could not be installed, by the name of its distribution
 
+# What a peer needs and does not ask for.
+NEEDED = ("packaging",)
+
 # Module by distribution.
 MODULES = {
     "segment-analytics-python": "segment.analytics",

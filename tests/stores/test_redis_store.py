@@ -124,6 +124,26 @@ def test_what_was_lost_after_it_was_read_is_not_folded_either(open_engine: OpenE
         slow.seal(read[1].sequence, [make_batch(8, [2])])
 
 
+def test_what_comes_back_after_a_stall_is_folded_once(open_engine: OpenEngine, clock: FakeClock) -> None:
+    """Who was silent for longer than its lease finds its own work among that of the dead, and has it already."""
+    slow, other = open_engine(), open_engine()
+    slow.deposit(Deposit(1, [_recorded(1), make_batch(2)]))
+    (read,) = slow.recorded(0, 10)
+    sent = slow.oldest_sealed(0, 10)
+    assert other.claim()
+    _until(clock, lambda: other.recorded(0, 10))
+    _until(clock, lambda: other.oldest_sealed(0, 10))
+    other.release()
+    clock.advance(LEASE)
+
+    again = slow.recorded(read.sequence, 10), slow.oldest_sealed(sent[-1].sequence, 10)
+    slow.seal(read.sequence, [make_batch(9)])
+
+    assert again == ([], [])
+    assert slow.counts().pending == Tally(2, 2)
+    assert [post.key for batch in slow.oldest_sealed(sent[-1].sequence, 10) for _, post in batch.posts] == ["rec-9-0"]
+
+
 def test_another_destination_is_refused(open_engine: OpenEngine) -> None:
     """While anything waits for the one that it has; then it may go there."""
     one, other = open_engine(), open_engine()
