@@ -16,6 +16,7 @@ EVENTS = 400  # in each half
 GROUPS = 20
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("coalesce", [False, True])
 def test_a_replica_that_takes_over_has_all_that_counts(
     emulator: Emulator, tmp_path: pathlib.Path, coalesce: bool
