@@ -14,6 +14,7 @@ from tests.stores import servers
 DEADLINE = 100.0  # seconds
 
 
+@pytest.mark.full
 def test_the_bill_is_what_the_hosts_recorded(tmp_path: pathlib.Path) -> None:
     """To the event and to the unit, whichever worker was killed; and every process has ended."""
     servers.require(servers.REDIS)
