@@ -13,8 +13,8 @@ counted in both until it is handed on.
 
 from __future__ import annotations
 
-import logging
-from typing import Any, List, Optional, Sequence
+import time
+from typing import Any, Callable, List, Optional, Sequence
 
 from x402tools._batch import EncodedBatch
 from x402tools._redis_link import RefusedError
@@ -23,7 +23,8 @@ from x402tools._spool import Deposit, Spool
 from x402tools._store import Acknowledgement, Counts, Tally
 from x402tools.errors import SpoolError
 
-log = logging.getLogger("x402tools")
+# Seconds for which a server that did not answer is not asked by who stores: each time-out is waited for.
+_LEFT_ALONE = 1.0
 
 _AT_ONCE = 20  # batches
 _TURNS = 50  # of so many batches, before a caller is let go on
@@ -43,13 +44,15 @@ class Spilling:
 
     is_shared = True
 
-    def __init__(self, engine: Engine, spool: Spool) -> None:
+    def __init__(self, engine: Engine, spool: Spool, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._spool = spool
         self._mine_up_to: Optional[int] = None  # in the file: the last batch of this process; None: it has none
         self._may_hold = True  # the file may have something to hand on
         self._known = _NOTHING
         self._is_away = False
+        self._clock = clock
+        self._ask_at = 0.0
         self.path = engine.path
         self.notices: List[str] = []
         spool.bind(engine.path)
@@ -68,7 +71,7 @@ class Spilling:
         Raises:
             SpoolError: neither takes it.
         """
-        if not self._has_mine():
+        if self._clock() >= self._ask_at and not self._has_mine():
             try:
                 self._engine.deposit(deposit)
             except RefusedError:
@@ -177,11 +180,13 @@ class Spilling:
         )
 
     def _note_away(self, why: str) -> None:
+        self._ask_at = self._clock() + _LEFT_ALONE
         if not self._is_away:
             self._is_away = True
             self.notices.append(f"{why}; events go to {self._spool.path} until it is back")
 
     def _note_back(self) -> None:
+        self._ask_at = 0.0
         if self._is_away:
             self._is_away = False
             self.notices.append(f"{self.path}: the server is back; what {self._spool.path} has is handed on")

@@ -9,7 +9,7 @@ from typing import Iterator, List
 
 import pytest
 
-from tests.buffer.helpers import assert_adds_up, make_batch, wait_until
+from tests.buffer.helpers import FakeClock, assert_adds_up, make_batch, wait_until
 from tests.stores import servers
 from tests.stores.servers import Proxy, Server
 from x402tools import RedisStore, UsageBuffer, X402Client
@@ -36,9 +36,14 @@ def network(server: Server) -> Iterator[Proxy]:
         yield proxy
 
 
-def spilling(server: Server, network: Proxy, folder: pathlib.Path) -> Spilling:
-    store = RedisStore(f"redis://{servers.HOST}:{network.port}/0", timeout=1.0)
-    return Spilling(Engine(store, max_bytes=2**40), file_in(folder))
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def spilling(network: Proxy, folder: pathlib.Path, clock: FakeClock) -> Spilling:
+    store = RedisStore(network.url, timeout=1.0)
+    return Spilling(Engine(store, max_bytes=2**40, clock=clock), file_in(folder), clock=clock)
 
 
 def file_in(folder: pathlib.Path) -> Spool:
@@ -55,11 +60,11 @@ def unsealed(name: int) -> EncodedBatch:
 
 
 def test_what_the_server_does_not_take_comes_later_and_in_order(
-    server: Server, network: Proxy, tmp_path: pathlib.Path
+    server: Server, network: Proxy, tmp_path: pathlib.Path, clock: FakeClock
 ) -> None:
     """Also what is recorded when it is back, while the file is not empty: the server takes a lower number for a
     repetition."""
-    store = spilling(server, network, tmp_path)
+    store = spilling(network, tmp_path, clock)
     store.deposit(Deposit(1, [make_batch(1)]))
     before = store.counts()
     network.cut()
@@ -68,12 +73,16 @@ def test_what_the_server_does_not_take_comes_later_and_in_order(
 
     network.mend()
     store.deposit(Deposit(3, [make_batch(4)]))
-
     with_server = Engine(RedisStore(server.url), max_bytes=2**40)
+    left_alone = with_server.counts().pending
+    clock.advance(2.0)
+    store.deposit(Deposit(4, [make_batch(5)]))
+
     assert before.pending == Tally(1, 1)
     assert while_away.recorded == while_away.pending == Tally(3, 3)
-    assert sent(with_server) == ["rec-1-0", "rec-2-0", "rec-3-0", "rec-4-0"]
-    assert store.counts().pending == with_server.counts().pending == Tally(4, 4)
+    assert left_alone == Tally(1, 1)  # nobody waits for one time-out after the other
+    assert sent(with_server) == ["rec-1-0", "rec-2-0", "rec-3-0", "rec-4-0", "rec-5-0"]
+    assert store.counts().pending == with_server.counts().pending == Tally(5, 5)
     assert_adds_up(store.counts())
     assert [notice.partition(":")[0] for notice in store.notices] == ["redis", "redis"]
     store.close()
@@ -81,10 +90,10 @@ def test_what_the_server_does_not_take_comes_later_and_in_order(
 
 
 def test_what_was_stored_and_not_answered_is_not_doubled(
-    server: Server, network: Proxy, tmp_path: pathlib.Path
+    server: Server, network: Proxy, tmp_path: pathlib.Path, clock: FakeClock
 ) -> None:
     """The server has it, the file too, and handing it on adds nothing."""
-    store = spilling(server, network, tmp_path)
+    store = spilling(network, tmp_path, clock)
     with_server = Engine(RedisStore(server.url), max_bytes=2**40)
     with_server.deposit(Deposit(0, [make_batch(1)]))
     network.cut()
@@ -100,9 +109,11 @@ def test_what_was_stored_and_not_answered_is_not_doubled(
     with_server.close()
 
 
-def test_what_is_to_be_folded_is_folded_on_the_server(server: Server, network: Proxy, tmp_path: pathlib.Path) -> None:
+def test_what_is_to_be_folded_is_folded_on_the_server(
+    server: Server, network: Proxy, tmp_path: pathlib.Path, clock: FakeClock
+) -> None:
     """The file changes nothing of what a batch is."""
-    store = spilling(server, network, tmp_path)
+    store = spilling(network, tmp_path, clock)
     network.cut()
     store.deposit(Deposit(1, [unsealed(1), make_batch(2)]))
 
@@ -116,7 +127,9 @@ def test_what_is_to_be_folded_is_folded_on_the_server(server: Server, network: P
     with_server.close()
 
 
-def test_the_next_process_hands_on_what_one_left(server: Server, network: Proxy, tmp_path: pathlib.Path) -> None:
+def test_the_next_process_hands_on_what_one_left(
+    server: Server, network: Proxy, tmp_path: pathlib.Path, clock: FakeClock
+) -> None:
     """It was killed while the server was away; nothing more has to be recorded for it."""
     network.cut()
     program = """
@@ -166,9 +179,11 @@ def test_every_event_of_an_outage_is_billed_once(
     assert stats.problem is None
 
 
-def test_a_file_for_another_server_is_refused(server: Server, network: Proxy, tmp_path: pathlib.Path) -> None:
+def test_a_file_for_another_server_is_refused(
+    server: Server, network: Proxy, tmp_path: pathlib.Path, clock: FakeClock
+) -> None:
     """What lies in it would end on the wrong bill."""
-    store = spilling(server, network, tmp_path)
+    store = spilling(network, tmp_path, clock)
     network.cut()
     store.deposit(Deposit(1, [make_batch(1)]))
     store.close()
