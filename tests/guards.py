@@ -35,7 +35,7 @@ GUARDS: List[Guard] = [
     ),
     Guard(
         "COMMIT as text, whose failure shows",
-        "_connection.py",
+        "_transaction.py",
         'self._send(("COMMIT", ()))',
         "self._exchange(self._waiting)",
         "tests/buffer/test_connection.py tests/buffer/test_spool.py",

@@ -28,7 +28,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 import x402tools
 from x402tools import _batch, _spool_held, _spool_recorded, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import Connection, DamagedError, Row, transaction_here
+from x402tools._connection import Connection, DamagedError, transaction_here
 from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving, count, dead_row
@@ -48,6 +48,7 @@ from x402tools._store import (
     SealedBatch,
     Tally,
 )
+from x402tools._transaction import Row
 from x402tools.errors import SpoolError
 
 __all__ = ["FORMAT", "Deposit", "Spool"]

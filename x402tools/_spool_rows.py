@@ -8,8 +8,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from x402tools import _batch
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import Connection, DamagedError, Row, Transaction
+from x402tools._connection import Connection, DamagedError
 from x402tools._store import Burial, DeadLetter, Tally
+from x402tools._transaction import Row, Transaction
 
 # Sums of units may pass what SQLite can add (2**63): they are kept as high * 2**26 + low, or high * 2**53 + low.
 _HALF = 26
