@@ -26,8 +26,8 @@ FORMAT = 1
 # fewer would cost more per event.
 MOST_EVENTS = 500
 
-# Below this many bytes compressing saves little.
-_WORTH_COMPRESSING = 512
+# Below this many bytes compressing saves little, and takes as long as all else that is done for a commit of few events.
+_WORTH_COMPRESSING = 2048
 _FASTEST = 1  # zlib level; the higher ones save a few per cent more and cost several times the time
 
 # The largest batch there can be: 500 events with 64 KiB of metadata each. A larger one was not written by us.

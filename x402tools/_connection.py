@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import quote
 
 import sqlitedict
@@ -230,21 +230,22 @@ class Connection:
             return self._exchange([(sql, parameters)])
 
     def run_alone(self, sql: str, parameters: Sequence[Any]) -> None:
-        """A transaction of one statement that writes: with the sync level "NORMAL" in the calling thread (see
-        `_direct`), else in one exchange. It may not begin with INSERT, UPDATE, DELETE or REPLACE, before which sqlite3
-        would begin a transaction.
+        """A transaction of one statement that writes, in one exchange. It may not begin with INSERT, UPDATE, DELETE or
+        REPLACE, before which sqlite3 would begin a transaction.
 
         Raises:
             SpoolError: as for `transaction`.
         """
         with self._lock:
-            run = self._run_here if self._sync == "NORMAL" else self._run_there
-            try:
-                until_unlocked(lambda: run(sql, parameters), self._busy_until())
-            except BaseException:
-                self._roll_back()  # an I/O error may have left it open
-                self._here.close()
-                raise
+            self._try(lambda: self._exchange([(sql, parameters)]))
+
+    def run_here(self, sql: str, parameters: Sequence[Any]) -> None:
+        """The same for one that is small: in the calling thread, unless it is synced; see `_direct`."""
+        if self._sync != "NORMAL":
+            self.run_alone(sql, parameters)
+            return
+        with self._lock:
+            self._try(lambda: self._run_here(sql, parameters))
             if self._here.checkpoint_is_due():
                 self._checkpoint()
 
@@ -332,8 +333,13 @@ class Connection:
         if opened is not None:
             opened.conn = None
 
-    def _run_there(self, sql: str, parameters: Sequence[Any]) -> None:
-        self._exchange([(sql, parameters)])
+    def _try(self, attempt: Callable[[], Any]) -> None:
+        try:
+            until_unlocked(attempt, self._busy_until())
+        except BaseException:
+            self._roll_back()  # an I/O error may have left it open
+            self._here.close()
+            raise
 
     def _run_here(self, sql: str, parameters: Sequence[Any]) -> None:
         self._open()

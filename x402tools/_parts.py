@@ -155,12 +155,12 @@ class Parts:
             self._attend_late(event)
             return
         has_thread = self.writer.thread.is_alive()
-        if has_thread:
-            self.intake.wake()
-        else:
+        if not has_thread:
             self.writer.start()
         if self._settings.durability != "interval" or not has_thread:
             self.writer.wait_for_commit()
+        else:
+            self.intake.wake()
 
     def _attend_late(self, event: Event) -> None:
         if not self._desk.run(lambda: self._withdraw(event)):

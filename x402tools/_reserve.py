@@ -107,6 +107,8 @@ class _Kept:
 
     def notes(self) -> List[Tuple[str, int, float]]:
         """What `to_store` has to go with it; see `Deposit`."""
+        if not self.sending:
+            return []
         new = {at: position for position, at in enumerate(self.left)}
         return [(self.batch.id, new[at], since) for at, since in self.sending.items() if at in new]
 
@@ -151,25 +153,29 @@ class Reserve:
                     self._kept[self._next_sequence] = _Kept(batch)
                     self._next_sequence -= 1
                     self._newest[recorder] = number
-            self._dropped = self._dropped.plus(dropped)
-            self.catch_up()
+            if dropped.events:
+                self._dropped = self._dropped.plus(dropped)
+            self._catch_up()
 
     def catch_up(self) -> None:
         """Brings to the spool what is only in memory, or else looks whether its file is still there; see `trouble`."""
         with self._lock:
-            try:
-                if self.is_behind:
-                    self._resolve()
-                    self._write_down_owed()  # first, because it makes room
-                    self._deposit()
-                else:
-                    self._spool.look()
-            except SpoolError as error:
-                self._trouble = error
-                if "full" in str(error):
-                    self._spool.make_room()
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        try:
+            if self.is_behind:
+                self._resolve()
+                self._write_down_owed()  # first, because it makes room
+                self._deposit()
             else:
-                self._trouble = None
+                self._spool.look()
+        except SpoolError as error:
+            self._trouble = error
+            if "full" in str(error):
+                self._spool.make_room()
+        else:
+            self._trouble = None
 
     def sync(self) -> None:
         with self._lock:
@@ -478,7 +484,7 @@ class Reserve:
         if self._unsure is None:
             return
         deposit, kept = self._unsure
-        if self._spool.has_deposit(deposit.number):
+        if self._spool.has_deposit(deposit):
             self._arrived(deposit, kept)
         self._unsure = None
 

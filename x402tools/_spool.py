@@ -83,6 +83,14 @@ class Deposit(NamedTuple):
     held: Sequence[Holding] = ()  # recorded and of unknown outcome, without ever being stored
     sending: Sequence[Tuple[str, int, float]] = ()  # notes: batch, position in it, seconds since 1970
 
+    @property
+    def only_batch(self) -> Optional[EncodedBatch]:
+        """The batch, when it is one and there is nothing else: that is stored by one statement."""
+        counted = self.delivered.events or self.dropped.events
+        if len(self.batches) != 1 or counted or self.buried or self.held or self.sending:
+            return None
+        return self.batches[0]
+
 
 class Spool:
     """A store on the file at `path`.
@@ -152,8 +160,9 @@ class Spool:
         with self._file.use() as connection:
             if deposit.batches:
                 self._check_room(connection)
-            if len(deposit.batches) == 1 and deposit == Deposit(deposit.number, deposit.batches):
-                connection.run_alone(ARRIVE_ALONE, arriving(deposit.batches[0], self._name, deposit.number))
+            alone = deposit.only_batch
+            if alone is not None:
+                connection.run_here(ARRIVE_ALONE, arriving(alone))
                 return
             with connection.transaction() as transaction:
                 for batch in deposit.batches:
@@ -171,11 +180,13 @@ class Spool:
                     count(transaction, "recorded", tally)
                 transaction.run(_spool_rows.REMEMBER, (_spool_rows.stored_key(self._name), deposit.number))
 
-    def has_deposit(self, number: int) -> bool:
-        """Whether the last deposit that was stored is the one of this number."""
-        key = _spool_rows.stored_key(self._name)
+    def has_deposit(self, deposit: Deposit) -> bool:
+        """Whether this one, the last that was made, is stored. A batch alone is known by its own number."""
+        recorder, number = self._name, deposit.number
+        if deposit.only_batch is not None:
+            recorder, number = _spool_rows.numbered(deposit.only_batch.id)
         with self._file.use() as connection:
-            return connection.rows("SELECT value FROM meta WHERE key = ?", (key,)) == [(number,)]
+            return bool(connection.rows(_spool_rows.IS_STORED, (_spool_rows.stored_key(recorder), number)))
 
     def append_alone(self, batch: EncodedBatch) -> None:
         """Stores a batch in the calling thread, by a connection of its own and without a lock: at the end of the

@@ -33,25 +33,25 @@ _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON ar
             low = (low + NEW.units) % {_BASE}
             WHERE name = 'recorded' AND changes() = 1;
         REPLACE INTO meta VALUES (NEW.recorder, NEW.number);
-        REPLACE INTO meta SELECT NEW.deposits, NEW.deposit WHERE NEW.deposits IS NOT NULL;
         DELETE FROM meta WHERE +key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 100000;
     END"""
 ARRIVING = (
     (
         "CREATE TEMP VIEW arriving"
-        " (is_sealed, batch, stored_at, events, units, value, recorder, number, deposits, deposit)"
-        " AS SELECT 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+        " (is_sealed, batch, stored_at, events, units, value, recorder, number)"
+        " AS SELECT 1, 2, 3, 4, 5, 6, 7, 8"
     ),
     _ARRIVE_IN.format(table="sealed", moment="sealed_at", sealed=1),
     _ARRIVE_IN.format(table="recorded", moment="stored_at", sealed=0),
 )
-ARRIVE = "INSERT INTO arriving VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ARRIVE = "INSERT INTO arriving VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 # Alone, and behind a WITH: sqlite3 would begin a transaction before a statement that begins with INSERT.
-ARRIVE_ALONE = "WITH one AS (SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) INSERT INTO arriving SELECT * FROM one"
+ARRIVE_ALONE = "WITH one AS (SELECT ?, ?, ?, ?, ?, ?, ?, ?) INSERT INTO arriving SELECT * FROM one"
 
 # A batch that is counted already: of dead letters that are pending again.
 _ADD_AGAIN = "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
 REMEMBER = "REPLACE INTO meta VALUES (?, ?)"
+IS_STORED = "SELECT 1 FROM meta WHERE key = ? AND value >= ?"
 BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(sum(units & {2**_HALF - 1}), 0)"
 _SIZE = (
@@ -99,15 +99,10 @@ def stored_key(recorder: str) -> str:
     return f"stored {recorder}"
 
 
-def arriving(batch: EncodedBatch, deposits: Optional[str] = None, deposit: int = 0) -> Tuple[Any, ...]:
-    """The parameters of ARRIVE.
-
-    Args:
-        deposits, deposit: who makes the deposit, as a recorder, and its number.
-    """
+def arriving(batch: EncodedBatch) -> Tuple[Any, ...]:
+    """The parameters of ARRIVE."""
     recorder, number = numbered(batch.id)
-    row = (int(batch.is_sealed), *_sealed_row(batch), stored_key(recorder), number)
-    return (*row, None if deposits is None else stored_key(deposits), deposit)
+    return (int(batch.is_sealed), *_sealed_row(batch), stored_key(recorder), number)
 
 
 def add_again(transaction: Transaction, batch: EncodedBatch) -> None:

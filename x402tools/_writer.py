@@ -17,10 +17,11 @@ from typing import Callable, List, Optional, Sequence
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
-from x402tools._bell import Bell, Flag
+from x402tools._bell import Flag
 from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._intake import Intake
+from x402tools._line import Line
 from x402tools._reserve import Reserve
 from x402tools._store import Tally
 from x402tools._threads import LastingThread
@@ -89,7 +90,7 @@ class Writer:
         self._batch_number = 0
         self._committing = False
         self._begun = self._done = 0  # commits; the last one done has the number of the last one begun
-        self._committed = Bell()  # rings after each
+        self._line = Line()
         self._unsynced = False
         self._held = 0  # events that the intake was told of as held elsewhere
         self._in_trouble = False
@@ -122,47 +123,62 @@ class Writer:
     def _commit(self) -> bool:
         try:
             with self._lock:
-                self._intake.dropped()  # adds them up, or they would become many while the store fails
-                if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes it along
-                    return False
-                self._committing = True
-                self._begun += 1
-                try:
-                    left = self._hand_over()
-                    self._done = self._begun
-                    return not left
-                finally:
-                    self._committing = False
+                return self._commit_now()
         finally:
-            self._committed.ring()
+            self._line.let_go(self._done)
+
+    def _commit_now(self) -> bool:
+        """Call with the lock held, and let those in line go when it is free."""
+        self._intake.dropped()  # adds them up, or they would become many while the store fails
+        if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes it along
+            return False
+        self._committing = True
+        self._begun += 1
+        try:
+            left = self._hand_over()
+            self._done = self._begun
+            return not left
+        finally:
+            self._committing = False
 
     def wait_for_commit(self) -> None:
         """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails.
 
-        A group commit: one of the callers commits for all, and the others wait for that. A commit takes along what was
-        put before it began, so a caller has to see the end of one that began after it put its event.
+        A group commit: one of the callers commits for all, and the others wait for that, see `_line`. A commit takes
+        along what was put before it began, so a caller has to see the end of one that began after it put its event.
         """
         if self._in_trouble:
             return
         begun = self._begun
         try:
-            self._desk.run(lambda: self._wait_for_commit_after(begun))
+            has_tried = self._desk.run(lambda: self._wait_for_commit_after(begun))
         except InBetweenError:
             return
-        self._report()  # as in `commit`
+        if has_tried:
+            self._report()  # as in `commit`
 
-    def _wait_for_commit_after(self, begun: int) -> None:
-        while self._done <= begun:
-            rung = self._committed.rung
-            if not self._lock.acquire(blocking=False):
-                self._committed.wait(rung, _LOOK_EVERY)
-                continue
+    def _wait_for_commit_after(self, begun: int) -> bool:
+        """Whether this caller was one that committed."""
+        place = self._line.join(begun)
+        try:
+            while not self._lock.acquire(blocking=False):
+                place.wait(_LOOK_EVERY)
+                if self._done > begun:
+                    return False
             try:
-                if self._committing or (self._done <= begun and not self._commit()):
-                    return  # in the middle of one, see `_commit`; or the store has no room for all of it
+                if self._done <= begun and not self._committing:  # else a `__del__` came in between, see `_commit_now`
+                    self._commit_for_all(begun)
             finally:
                 self._lock.release()
-                self._committed.ring()  # once more, for those who found the lock taken just now
+                self._line.let_go(self._done)
+        finally:
+            self._line.leave(place)
+        return True
+
+    def _commit_for_all(self, begun: int) -> None:
+        self._line.gather()
+        if self._done <= begun:  # else a `__del__` has committed meanwhile
+            self._commit_now()  # once: what the store has no room for is left to the thread
 
     def waiting(self) -> Tally:
         """What is recorded and not in the store; call with `lock` held for a count that misses nothing."""
