@@ -282,8 +282,7 @@ class Connection:
             if self._sync != "FULL":
                 self._exchange([("PRAGMA synchronous=FULL", ())])
                 try:
-                    with self.transaction() as transaction:
-                        transaction.run(f"REPLACE INTO {_META_TABLE} VALUES ('synced', ?)", (str(time.time()),))
+                    self._write_something()
                 finally:
                     self._exchange([(f"PRAGMA synchronous={self._sync}", ())])
 
@@ -351,8 +350,13 @@ class Connection:
     def _checkpoint(self) -> None:
         try:
             self._exchange([("PRAGMA wal_checkpoint(PASSIVE)", ())])
+            self._write_something()  # begins the log anew, which syncs too
         except SpoolError:
             pass  # what is committed stays committed, and the next one to use the disk says what is wrong with it
+
+    def _write_something(self) -> None:
+        with self.transaction() as transaction:
+            transaction.run(f"REPLACE INTO {_META_TABLE} VALUES ('synced', ?)", (str(time.time()),))
 
     def _exchange(self, statements: Sequence[Statement]) -> List[Row]:
         """Sends statements in order and waits for the rows of the last; any failure of any of them is raised."""
@@ -450,11 +454,15 @@ class Connection:
 
     def _connect_here(self) -> PlainConnection:
         connection = plain(self._path)
-        if not self._is_at_the_path():  # replaced just now: what was opened may be the other file
+        try:
+            if not self._is_at_the_path():  # replaced just now: what was opened may be the other file
+                raise SpoolError(f"{self._path}: was deleted or replaced while it is in use")
+            for sql, parameters in self._settings():
+                connection.execute(sql, parameters)
+            connection.execute("PRAGMA wal_autocheckpoint=0")  # see `_checkpoint`
+        except BaseException:
             connection.close()
-            raise SpoolError(f"{self._path}: was deleted or replaced while it is in use")
-        for sql, parameters in self._settings():
-            connection.execute(sql, parameters)
+            raise
         return connection
 
     def _settings(self) -> List[Statement]:

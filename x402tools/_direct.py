@@ -1,9 +1,10 @@
 """A second connection on the open spool file, for small transactions in the calling thread.
 
-What goes through sqlitedict's connection thread costs two changes of thread, which is three times what SQLite takes to
-commit one event. But a disk that does not answer keeps whoever asked it, and only of another thread one can stop
-waiting. So here nothing is ever synced: a commit goes to the system's memory. The checkpoints, which do sync, are left
-to the connection thread; `checkpoint_is_due` says when.
+What goes through sqlitedict's connection thread costs two changes of thread, which is twice what SQLite takes to commit
+one event. But a disk that does not answer keeps whoever asked it, and only for another thread one can stop waiting. So
+what is committed here is not synced: it goes to the system's memory. Checkpoints, which sync, are left to the
+connection thread (`checkpoint_is_due` says when), and so is the first write after one. Only where somebody else made
+the checkpoint, the flusher or another process, the first write is one from here, and waits for one sync.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Direct:
     """The connection, opened when it is first needed. Hold the lock of the connection it belongs to.
 
     Args:
-        connect: opens a plain connection on the file that is in use, ready for our statements.
+        connect: opens a plain connection on the file that is in use, ready for our statements, without checkpoints.
     """
 
     def __init__(self, connect: Callable[[], PlainConnection]) -> None:
@@ -47,7 +48,6 @@ class Direct:
         opened = self._opened
         if opened is None:
             opened = self._opened = self._connect()
-            opened.execute("PRAGMA wal_autocheckpoint=0")
         opened.execute(sql, parameters)
         self._pages += _PAGES_PER_BATCH + sum([len(value) for value in parameters if type(value) is bytes]) / _PAGE
 
