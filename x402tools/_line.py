@@ -40,9 +40,14 @@ class Place:
 
 
 class Line:
-    """Commits have numbers, which rise."""
+    """Commits have numbers, which rise.
 
-    def __init__(self) -> None:
+    Args:
+        moment: seconds within which those who are let go come back.
+    """
+
+    def __init__(self, moment: float = _MOMENT) -> None:
+        self._moment = moment
         self._places: Dict[int, Place] = {}
         self._expected = 1  # as many as were let go together
         self._until = 0.0  # moment of time.monotonic() until which they are
@@ -86,4 +91,4 @@ class Line:
                 is_called = True
                 place.call()
         if gone:
-            self._expected, self._until = gone, time.monotonic() + _MOMENT
+            self._expected, self._until = gone, time.monotonic() + self._moment
