@@ -15,9 +15,9 @@ from x402tools import UsageBuffer
 from x402tools.errors import SpoolError
 
 
-def deliver_all(path: str, events: str) -> Dict[str, Any]:
+def deliver_all(path: str, events: str, durability: str = "interval") -> Dict[str, Any]:
     """Records in small groups, with a commit between them, and delivers; the slowest call, and the ledger."""
-    spool = Spool(path, Service())  # type: ignore[arg-type]  # a str is a path too
+    spool = Spool(path, Service(), durability=durability)  # type: ignore[arg-type]  # a str is a path too
     slowest, pause = 0.0, threading.Event()
     for _ in range(int(events) // 10):
         for _ in range(10):

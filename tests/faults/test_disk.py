@@ -160,11 +160,12 @@ def test_D04_slow_fsync(seconds: float, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_D04_fsync_hangs_at_the_end(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("durability", ["interval", "commit"])
+def test_D04_fsync_hangs_at_the_end(durability: str, tmp_path: pathlib.Path) -> None:
     """A disk that does not answer any more does not keep the process from ending."""
     strace = ["-P", str(tmp_path / "usage.db-wal"), "-e", "inject=fdatasync:delay_enter=4000000:when=8+1"]
 
-    report = child("deliver_all", tmp_path / "usage.db", "40", strace=strace)
+    report = child("deliver_all", tmp_path / "usage.db", "40", durability, strace=strace)
 
     assert report["closing"] <= 1.5
     assert report["slowest"] < 0.3
