@@ -9,7 +9,7 @@ the checkpoint, the flusher or another process, the first write is one from here
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Protocol, Sequence
+from typing import Any, Callable, List, Optional, Protocol, Sequence
 
 
 class PlainConnection(Protocol):
@@ -65,9 +65,13 @@ class Direct:
             opened.close()
 
     def forget(self) -> None:
-        """In a forked child: kept as it is, unused, because closing it would touch the parent's log."""
-        _left_alone.append(self._opened)
+        """In a forked child: kept as it is, unused, because closing it would touch the parent's log.
+
+        As a rule it is closed, see `_process`; not where the parent forked in the middle of something that was stuck.
+        """
+        if self._opened is not None:
+            _left_alone.append(self._opened)
         self._opened = None
 
 
-_left_alone: list[Optional[PlainConnection]] = []
+_left_alone: List[PlainConnection] = []

@@ -219,6 +219,8 @@ class Reserve:
     def take_notices(self) -> List[str]:
         """What was mended since this was last asked, for people. Takes no lock: the main thread asks, see `_desk`."""
         taken: List[str] = []
+        if not self._spool.notices:  # as a rule, and asked after every commit
+            return taken
         try:
             while True:
                 taken.append(self._spool.notices.pop(0))

@@ -249,6 +249,8 @@ class Writer:
             self._store.append([], dropped)
         elif not tried:
             self._store.catch_up()  # also notices, at the latest after a second, that the file is gone
+        else:
+            return left
         self._account()
         return left
 
