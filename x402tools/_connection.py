@@ -212,6 +212,7 @@ class Connection:
         self._dict: Optional[_Dict] = None
         self._here = Direct(self._connect_here)  # used and open only while `_dict` is
         self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
+        self._is_closed = False  # and was not opened again
         self._paused = False
         self._was_open = False  # when it was paused
         self.openings = 0  # how often the file was opened: SQLite may have made a new log each time
@@ -245,9 +246,11 @@ class Connection:
             self.run_alone(sql, parameters)
             return
         with self._lock:
-            self._try(lambda: self._run_here(sql, parameters))
-            if self._here.checkpoint_is_due():
-                self._checkpoint()
+            try:
+                self._try(lambda: self._run_here(sql, parameters))
+            finally:
+                if self._is_closed:  # meanwhile, and nobody waited for this
+                    self._here.close()
 
     def is_in_use_here(self) -> bool:
         """Whether the calling thread is in the middle of using this, or is the connection thread: what comes in between
@@ -282,19 +285,40 @@ class Connection:
             if self._sync != "FULL":
                 self._exchange([("PRAGMA synchronous=FULL", ())])
                 try:
-                    self._write_something()
+                    if self._here.checkpoint_is_due():
+                        self._exchange([("PRAGMA wal_checkpoint(PASSIVE)", ())])
+                        self._here.checkpoint_was_made()
+                    self._write_something()  # which also begins the log anew
                 finally:
                     self._exchange([(f"PRAGMA synchronous={self._sync}", ())])
 
     def close(self) -> None:
-        """Ends the connection thread. What was committed stays; statements after this open the file again."""
-        with self._lock:
+        """Ends the connection thread. What was committed stays; statements after this open the file again.
+
+        Does not wait for long for a thread whose statement does not return: that closes what it uses itself, later.
+        """
+        self._is_closed = True
+        if not self._lock.acquire(timeout=self._patience(time.monotonic())):
+            return
+        try:
             self._here.close()  # first: the last of the two to close syncs
             opened, self._dict = self._dict, None
             if opened is not None:
                 opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
                 _wait_for_end(opened.conn, self._patience(time.monotonic()))
                 opened.conn = None
+        finally:
+            self._lock.release()
+
+    @property
+    def wants_sync(self) -> bool:
+        """Whether so much was written by `run_here` that `sync` should make a checkpoint."""
+        return self._here.checkpoint_is_due()
+
+    def is_stuck(self) -> bool:
+        """Whether a statement of `run_here` has not returned for so long that nobody should wait for it any more."""
+        since = self._here.busy_since
+        return since is not None and time.monotonic() >= since + self._patience(since)
 
     def pause_for_fork(self) -> None:
         """Closes the file, so that nothing of SQLite is copied into the child; see `_process`.
@@ -346,13 +370,6 @@ class Connection:
             self._here.run(sql, parameters)
         except sqlite3.Error as error:
             raise self._spool_error(error) from error
-
-    def _checkpoint(self) -> None:
-        try:
-            self._exchange([("PRAGMA wal_checkpoint(PASSIVE)", ())])
-            self._write_something()  # begins the log anew, which syncs too
-        except SpoolError:
-            pass  # what is committed stays committed, and the next one to use the disk says what is wrong with it
 
     def _write_something(self) -> None:
         with self.transaction() as transaction:
@@ -431,6 +448,7 @@ class Connection:
         if sys.is_finalizing():  # its thread would never begin to run, and starting it never return
             raise SpoolError(f"{self._path}: cannot be opened at the end of the interpreter")
         self._identity = identity
+        self._is_closed = False
         self.openings += 1
         try:
             opened = _Dict(

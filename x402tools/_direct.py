@@ -1,14 +1,21 @@
 """A second connection on the open spool file, for small transactions in the calling thread.
 
-What goes through sqlitedict's connection thread costs two changes of thread, which is twice what SQLite takes to commit
-one event. But a disk that does not answer keeps whoever asked it, and only for another thread one can stop waiting. So
-what is committed here is not synced: it goes to the system's memory. Checkpoints, which sync, are left to the
-connection thread (`checkpoint_is_due` says when), and so is the first write after one. Only where somebody else made
-the checkpoint, the flusher or another process, the first write is one from here, and waits for one sync.
+Everything else goes through sqlitedict's connection. That costs two changes of thread, which is twice what SQLite
+takes to commit one event; hence this one, for a statement that is a transaction by itself and is not synced.
+
+1. It is open only while sqlitedict's is, on the same file, and closed with it: before a fork, after an error, at the
+   end.
+2. Checkpoints, which sync, are left to the connection thread (`checkpoint_is_due` says when), and so is the first write
+   after one. Only where somebody else made the checkpoint, the flusher or another process, the first write is one from
+   here, and waits for one sync.
+3. A disk that does not answer keeps whoever asked it, and only for another thread one can stop waiting. Here the thread
+   that records asks, as any program that writes to that disk. So it holds nothing meanwhile but the use of the file,
+   for which the others stop waiting (`OpenFile.use`): they see since when it is `busy_since`.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any, Callable, List, Optional, Protocol, Sequence
 
 
@@ -38,6 +45,7 @@ class Direct:
         self._connect = connect
         self._opened: Optional[PlainConnection] = None
         self._pages = 0.0  # written since the last checkpoint, roughly
+        self.busy_since: Optional[float] = None  # a moment of time.monotonic(), while a statement runs
 
     def run(self, sql: str, parameters: Sequence[Any]) -> None:
         """A transaction of one statement, of which no failure leaves anything behind.
@@ -45,18 +53,22 @@ class Direct:
         Raises:
             sqlite3.Error: nothing was changed, unless it is an I/O error: then nobody can say.
         """
-        opened = self._opened
-        if opened is None:
-            opened = self._opened = self._connect()
-        opened.execute(sql, parameters)
+        self.busy_since = time.monotonic()
+        try:
+            opened = self._opened
+            if opened is None:
+                opened = self._opened = self._connect()
+            opened.execute(sql, parameters)
+        finally:
+            self.busy_since = None
         self._pages += _PAGES_PER_BATCH + sum([len(value) for value in parameters if type(value) is bytes]) / _PAGE
 
     def checkpoint_is_due(self) -> bool:
-        """Whether the log is long enough by now; true once."""
-        if self._pages < _PAGES:
-            return False
+        """Whether the log is long enough by now."""
+        return self._pages >= _PAGES
+
+    def checkpoint_was_made(self) -> None:
         self._pages = 0.0
-        return True
 
     def close(self) -> None:
         """Gives the file back; what a failed statement left open is undone."""

@@ -23,7 +23,7 @@ import os
 import secrets
 import time
 import uuid
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import x402tools
 from x402tools import _batch, _spool_held, _spool_recorded, _spool_rows
@@ -83,14 +83,6 @@ class Deposit(NamedTuple):
     held: Sequence[Holding] = ()  # recorded and of unknown outcome, without ever being stored
     sending: Sequence[Tuple[str, int, float]] = ()  # notes: batch, position in it, seconds since 1970
 
-    @property
-    def only_batch(self) -> Optional[EncodedBatch]:
-        """The batch, when it is one and there is nothing else: that is stored by one statement."""
-        counted = self.delivered.events or self.dropped.events
-        if len(self.batches) != 1 or counted or self.buried or self.held or self.sending:
-            return None
-        return self.batches[0]
-
 
 class Spool:
     """A store on the file at `path`.
@@ -109,6 +101,7 @@ class Spool:
 
     def __init__(self, path: str, *, sync: str, max_bytes: int, make_folder: bool = False) -> None:
         self.path = path
+        self.stores_here = sync == "NORMAL"  # see `store_here`
         self._max_bytes = max_bytes
         self._claim = FileLock(path + ".lock")
         self._name = secrets.token_hex(12)  # as the recorder of deposits
@@ -160,9 +153,8 @@ class Spool:
         with self._file.use() as connection:
             if deposit.batches:
                 self._check_room(connection)
-            alone = deposit.only_batch
-            if alone is not None:
-                connection.run_here(ARRIVE_ALONE, arriving(alone))
+            if len(deposit.batches) == 1 and deposit == Deposit(deposit.number, deposit.batches):
+                connection.run_alone(ARRIVE_ALONE, arriving(deposit.batches[0], self._name, deposit.number))
                 return
             with connection.transaction() as transaction:
                 for batch in deposit.batches:
@@ -180,13 +172,35 @@ class Spool:
                     count(transaction, "recorded", tally)
                 transaction.run(_spool_rows.REMEMBER, (_spool_rows.stored_key(self._name), deposit.number))
 
-    def has_deposit(self, deposit: Deposit) -> bool:
-        """Whether this one, the last that was made, is stored. A batch alone is known by its own number."""
-        recorder, number = self._name, deposit.number
-        if deposit.only_batch is not None:
-            recorder, number = _spool_rows.numbered(deposit.only_batch.id)
+    def has_deposit(self, number: int) -> bool:
+        """Whether the last deposit that was stored is the one of this number."""
+        key = _spool_rows.stored_key(self._name)
+        with self._file.use() as connection:
+            return connection.rows("SELECT value FROM meta WHERE key = ?", (key,)) == [(number,)]
+
+    def store_here(self, batch: EncodedBatch, is_wanted: Callable[[], bool]) -> bool:
+        """Stores a batch in the calling thread, see `_direct`, which waits for the disk for as long as that takes.
+
+        Args:
+            is_wanted: asked when nobody else can use the file any more; False is returned if it says no.
+        """
+        with self._file.use() as connection:
+            if not is_wanted():
+                return False
+            self._check_room(connection)
+            connection.run_here(ARRIVE_ALONE, arriving(batch))
+            return True
+
+    def has_batch(self, batch: EncodedBatch) -> bool:
+        """Whether it is stored, or a later one of its recorder."""
+        recorder, number = _spool_rows.numbered(batch.id)
         with self._file.use() as connection:
             return bool(connection.rows(_spool_rows.IS_STORED, (_spool_rows.stored_key(recorder), number)))
+
+    @property
+    def wants_sync(self) -> bool:
+        """Whether so much was stored by `store_here` that `sync` should make a checkpoint."""
+        return self._file.wants_sync
 
     def append_alone(self, batch: EncodedBatch) -> None:
         """Stores a batch in the calling thread, by a connection of its own and without a lock: at the end of the

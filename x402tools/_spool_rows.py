@@ -21,9 +21,10 @@ _BASE = 2**53
 # A view and a trigger of the connection, not of the file.
 #
 # Each recorder numbers its batches; one with a number that was stored before is the same one again, even if it has
-# been delivered and is gone since. What every recorder stored last is known of those that stored something within the
-# last 100,000 steps: a process that repeats a batch does so within seconds. The plus sign keeps SQLite from looking
-# through all of them for the few old ones.
+# been delivered and is gone since. The number that is remembered never falls: a statement that hung may be done after
+# later ones. What every recorder stored last is known of those that stored something within the last 100,000 steps: a
+# process that repeats a batch does so within seconds. The plus sign keeps SQLite from looking through all of them for
+# the few old ones.
 _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON arriving
         WHEN NEW.is_sealed = {{sealed}} BEGIN
         INSERT OR IGNORE INTO {{table}} (batch, {{moment}}, events, units, value)
@@ -32,21 +33,23 @@ _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON ar
         UPDATE ledger SET events = events + NEW.events, high = high + (low + NEW.units) / {_BASE},
             low = (low + NEW.units) % {_BASE}
             WHERE name = 'recorded' AND changes() = 1;
-        REPLACE INTO meta VALUES (NEW.recorder, NEW.number);
+        REPLACE INTO meta SELECT NEW.recorder, NEW.number
+            WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = NEW.recorder AND value > NEW.number);
+        REPLACE INTO meta SELECT NEW.deposits, NEW.deposit WHERE NEW.deposits IS NOT NULL;
         DELETE FROM meta WHERE +key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 100000;
     END"""
 ARRIVING = (
     (
         "CREATE TEMP VIEW arriving"
-        " (is_sealed, batch, stored_at, events, units, value, recorder, number)"
-        " AS SELECT 1, 2, 3, 4, 5, 6, 7, 8"
+        " (is_sealed, batch, stored_at, events, units, value, recorder, number, deposits, deposit)"
+        " AS SELECT 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
     ),
     _ARRIVE_IN.format(table="sealed", moment="sealed_at", sealed=1),
     _ARRIVE_IN.format(table="recorded", moment="stored_at", sealed=0),
 )
-ARRIVE = "INSERT INTO arriving VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+ARRIVE = "INSERT INTO arriving VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # Alone, and behind a WITH: sqlite3 would begin a transaction before a statement that begins with INSERT.
-ARRIVE_ALONE = "WITH one AS (SELECT ?, ?, ?, ?, ?, ?, ?, ?) INSERT INTO arriving SELECT * FROM one"
+ARRIVE_ALONE = "WITH one AS (SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) INSERT INTO arriving SELECT * FROM one"
 
 # A batch that is counted already: of dead letters that are pending again.
 _ADD_AGAIN = "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
@@ -99,10 +102,15 @@ def stored_key(recorder: str) -> str:
     return f"stored {recorder}"
 
 
-def arriving(batch: EncodedBatch) -> Tuple[Any, ...]:
-    """The parameters of ARRIVE."""
+def arriving(batch: EncodedBatch, deposits: Optional[str] = None, deposit: int = 0) -> Tuple[Any, ...]:
+    """The parameters of ARRIVE.
+
+    Args:
+        deposits, deposit: who makes the deposit, as a recorder, and its number.
+    """
     recorder, number = numbered(batch.id)
-    return (int(batch.is_sealed), *_sealed_row(batch), stored_key(recorder), number)
+    row = (int(batch.is_sealed), *_sealed_row(batch), stored_key(recorder), number)
+    return (*row, None if deposits is None else stored_key(deposits), deposit)
 
 
 def add_again(transaction: Transaction, batch: EncodedBatch) -> None:

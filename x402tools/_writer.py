@@ -21,8 +21,8 @@ from x402tools._bell import Flag
 from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._intake import Intake
-from x402tools._line import Line
-from x402tools._reserve import Reserve
+from x402tools._line import Line, Place
+from x402tools._reserve import Reserve, UnderWay
 from x402tools._store import Tally
 from x402tools._threads import LastingThread
 from x402tools.errors import SpoolError
@@ -36,6 +36,7 @@ COMMIT_EVERY = 0.005
 # it does not while there is traffic.
 _LOOKS_BEFORE_SLEEP = 100
 
+_PATIENCE = 1.0  # seconds that a caller waits for the one that commits, before it sees to its event itself
 _LONGEST_SLEEP = 1.0  # seconds; the thread looks again by itself
 _SYNC_EVERY = 1.0  # seconds
 _LOOK_EVERY = 0.02  # seconds between looks of a caller that waits for the commit of another, which wakes it
@@ -91,6 +92,10 @@ class Writer:
         self._committing = False
         self._begun = self._done = 0  # commits; the last one done has the number of the last one begun
         self._line = Line()
+        # Held by the caller that commits for all, also while it waits for the disk; nobody waits for it for long. One
+        # that a thread can take twice, because a `__del__` may come in between.
+        self._leading = threading.RLock()
+        self._is_leading = False
         self._unsynced = False
         self._held = 0  # events that the intake was told of as held elsewhere
         self._in_trouble = False
@@ -136,7 +141,7 @@ class Writer:
         self._begun += 1
         try:
             left = self._hand_over()
-            self._done = self._begun
+            self._done = self._begun  # also of one begun in `_commit_here`: the store has found out what became of it
             return not left
         finally:
             self._committing = False
@@ -151,34 +156,89 @@ class Writer:
             return
         begun = self._begun
         try:
-            has_tried = self._desk.run(lambda: self._wait_for_commit_after(begun))
+            # The main thread has it done at the desk, which a disk that does not answer may not keep.
+            may_wait_for_disk = threading.get_ident() != threading.main_thread().ident
+            has_tried = self._desk.run(lambda: self._wait_for_commit_after(begun, may_wait_for_disk))
         except InBetweenError:
             return
         if has_tried:
             self._report()  # as in `commit`
 
-    def _wait_for_commit_after(self, begun: int) -> bool:
+    def _wait_for_commit_after(self, begun: int, may_wait_for_disk: bool) -> bool:
         """Whether this caller was one that committed."""
         place = self._line.join(begun)
         try:
-            while not self._lock.acquire(blocking=False):
-                place.wait(_LOOK_EVERY)
-                if self._done > begun:
-                    return False
+            if not self._leading.acquire(blocking=False) and not self._becomes_the_next(place, begun):
+                if self._done <= begun:
+                    self._commit()  # beside the one that hangs: the store knows how long to wait for it
+                    return True
+                return False
             try:
-                if self._done <= begun and not self._committing:  # else a `__del__` came in between, see `_commit_now`
-                    self._commit_for_all(begun)
+                if self._done <= begun and not self._is_leading:  # else a `__del__` came in between
+                    self._commit_for_all(begun, may_wait_for_disk)
             finally:
-                self._lock.release()
+                self._leading.release()
                 self._line.let_go(self._done)
         finally:
             self._line.leave(place)
         return True
 
-    def _commit_for_all(self, begun: int) -> None:
-        self._line.gather()
-        if self._done <= begun:  # else a `__del__` has committed meanwhile
-            self._commit_now()  # once: what the store has no room for is left to the thread
+    def _becomes_the_next(self, place: Place, begun: int) -> bool:
+        """Waits until this caller's event is stored, or for its turn to commit; False when it has not got that."""
+        give_up = time.monotonic() + _PATIENCE
+        while self._done <= begun and time.monotonic() < give_up:
+            place.wait(_LOOK_EVERY)
+            if self._done <= begun and self._leading.acquire(blocking=False):
+                return True
+        return False
+
+    def _commit_for_all(self, begun: int, may_wait_for_disk: bool) -> None:
+        self._is_leading = True
+        try:
+            self._line.gather()
+            if self._done <= begun and not (may_wait_for_disk and self._commit_here()):
+                with self._lock:
+                    self._commit_now()  # once: what the store has no room for is left to the thread
+        finally:
+            self._is_leading = False
+
+    def _commit_here(self) -> bool:
+        """A commit of what is waiting, as one batch, in the calling thread and by itself; False when it has to be done
+        the other way. No lock is held while it waits for the disk; see `Reserve.begin`."""
+        with self._lock:
+            under_way = self._begin_here()
+            number = self._begun
+        if under_way is None:
+            return False
+        if not self._store.store_here(under_way):
+            if self._store.trouble is None:
+                return False  # called off
+            self._intake.wake()  # the thread tries again
+        with self._lock:
+            self._unsynced = True
+            self._done = max(self._done, number)
+            self._account()
+        self._on_stored(under_way.batch.events)
+        if self._store.wants_sync:
+            self._intake.wake()
+        return True
+
+    def _begin_here(self) -> Optional[UnderWay]:
+        """Takes what is waiting from the intake into the store, which does not write it down yet."""
+        waiting = len(self._intake.events)
+        busy = self._committing or self._unstored or self._stopping.is_set() or not self.thread.is_alive()
+        if busy or not 0 < waiting <= _batch.MOST_EVENTS or self._intake.dropped().events:
+            return None
+        self._committing = True
+        self._begun += 1
+        try:
+            self._take(waiting)
+            under_way = self._store.begin(self._unstored[0])
+            if under_way is not None:
+                self._unstored = []
+            return under_way
+        finally:
+            self._committing = False
 
     def waiting(self) -> Tally:
         """What is recorded and not in the store; call with `lock` held for a count that misses nothing."""
@@ -220,12 +280,12 @@ class Writer:
                 retry = min(2 * retry, _LONGEST_RETRY)
                 continue
             retry = _FIRST_RETRY
-            if time.monotonic() >= next_sync:
+            if time.monotonic() >= next_sync or self._store.wants_sync:
                 self._sync()
                 next_sync = time.monotonic() + _SYNC_EVERY
             empty_looks = 0 if busy else empty_looks + 1
             if self._durability != "interval":
-                self._stopping.wait(_SYNC_EVERY)
+                self._intake.sleep(_SYNC_EVERY)
             elif empty_looks < _LOOKS_BEFORE_SLEEP:
                 self._stopping.wait(COMMIT_EVERY)
             else:
@@ -262,18 +322,7 @@ class Writer:
         """Stores what is here and up to `most` events of the intake; how many it took from there."""
         taken = 0
         while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
-            events = self._intake.take(min(_batch.MOST_EVENTS, most - taken))
-            try:
-                batch = self._encode(self._intake.recorder, self._batch_number + 1, self._as_stored(events))
-            except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
-                self._intake.give_back(events)
-                raise
-            taken += len(events)
-            self._batch_number += 1
-            self._unstored.append(batch)
-            self._intake.held_elsewhere(batch.events)
-            self._held += batch.events
-            self._on_taken(events)
+            taken += self._take(min(_batch.MOST_EVENTS, most - taken))
         self._store.append(self._unstored, Tally())
         stored = sum(batch.events for batch in self._unstored)
         self._unstored = []  # after an interrupt they are appended once more, which is harmless
@@ -283,6 +332,21 @@ class Writer:
         self._account()
         self._on_stored(stored)
         return taken
+
+    def _take(self, most: int) -> int:
+        """Makes a batch of up to so many events of the intake, to be stored; how many they are."""
+        events = self._intake.take(most)
+        try:
+            batch = self._encode(self._intake.recorder, self._batch_number + 1, self._as_stored(events))
+        except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
+            self._intake.give_back(events)
+            raise
+        self._batch_number += 1
+        self._unstored.append(batch)
+        self._intake.held_elsewhere(batch.events)
+        self._held += batch.events
+        self._on_taken(events)
+        return len(events)
 
     def _account(self) -> None:
         """Events that were taken and are still in memory, here or in the store, leave less room for new ones."""

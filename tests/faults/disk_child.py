@@ -42,6 +42,41 @@ def deliver_all(path: str, events: str, durability: str = "interval") -> Dict[st
     }
 
 
+def write_hangs_in_a_caller(path: str) -> Dict[str, Any]:
+    """A thread records with durability="commit" until a write of its does not return; then the buffer is closed."""
+    service = Service()
+    service.open.clear()  # or the flusher would write too
+    spool = Spool(path, service, durability="commit")  # type: ignore[arg-type]  # a str is a path too
+    began, returned = time.monotonic(), 0
+
+    def record() -> None:
+        nonlocal began, returned
+        for number in range(1000):
+            began = time.monotonic()
+            spool.buffer.record("env_1", 1, idempotency_key=f"key-{number}")
+            returned += 1
+
+    hanging = threading.Thread(target=record, daemon=True)
+    hanging.start()
+    eventually(lambda: time.monotonic() > began + 0.5, "a write hangs")
+    stored = returned
+    beside = threading.Thread(target=lambda: spool.buffer.record("env_1", 1, idempotency_key="beside"), daemon=True)
+    beside.start()
+    started = time.monotonic()
+    result = spool.buffer.close()
+    closing = time.monotonic() - started
+    beside.join(5)
+    return {
+        "stored": stored,
+        "closing": closing,
+        "problem": result.problem,
+        "is_still_hanging": hanging.is_alive(),
+        "is_beside_waiting": beside.is_alive(),
+        "errors": spool.errors,
+        "dropped": len(spool.dropped),
+    }
+
+
 def limited_file_size(path: str, events: str) -> Dict[str, Any]:
     """No file may grow beyond what it has; then it may again."""
     import signal
@@ -133,6 +168,7 @@ SCENARIOS = {
     scenario.__name__: scenario
     for scenario in (
         deliver_all,
+        write_hangs_in_a_caller,
         limited_file_size,
         limited_handles,
         fork_beside_a_deleted_file,
