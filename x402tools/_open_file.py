@@ -25,7 +25,7 @@ from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
 
-_LOOK_EVERY = 0.1  # seconds between looks of who waits for the lock whether that is in vain
+_LOOK_EVERY = 0.05  # seconds between looks of who waits for the lock whether that is in vain
 _SHORTEST_WAIT = 0.02  # seconds for the lock once the time given by `give_up_at` is over
 
 
@@ -93,6 +93,8 @@ class OpenFile:
                 raise SpoolError(f"{self.path}: the disk does not answer")
 
     def _longest_wait(self) -> float:
+        if self._connection.is_stuck():
+            return 0
         if self._give_up_at is None:
             return _LOOK_EVERY
         return max(min(_LOOK_EVERY, self._give_up_at - time.monotonic()), _SHORTEST_WAIT)

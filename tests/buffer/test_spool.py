@@ -486,6 +486,18 @@ def test_a_batch_is_stored_once_even_when_the_file_changes(tmp_path: pathlib.Pat
     store.close()
 
 
+def test_the_number_of_a_recorder_never_falls(tmp_path: pathlib.Path) -> None:
+    """A statement that hung for long may be done after later ones; what they stored is not stored again after that."""
+    store = open_spool(tmp_path / "usage.db")
+
+    for number in (1, 3, 2, 3):
+        store.append([make_batch(number, (1,))], Tally())
+
+    assert [batch.posts[0][1].key for batch in store.oldest_sealed(0, 10)] == ["rec-1-0", "rec-3-0"]
+    assert store.counts().recorded == Tally(2, 2)
+    store.close()
+
+
 # -- destinations ------------------------------------------------------------------------------------------------
 
 
