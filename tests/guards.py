@@ -63,9 +63,9 @@ GUARDS: List[Guard] = [
     ),
     Guard(
         "the log of small transactions is emptied",
-        "_connection.py",
-        "if self._here.checkpoint_is_due():",
-        "if False:",
+        "_direct.py",
+        "return self._pages >= _PAGES",
+        "return False",
         "tests/buffer/test_connection.py",
     ),
     Guard(
