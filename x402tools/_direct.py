@@ -27,11 +27,9 @@ class PlainConnection(Protocol):
     def close(self) -> None: ...
 
 
-# Pages of the log after which a checkpoint is due, as SQLite has it by itself; a transaction of one small batch changes
-# about six.
-_PAGES = 1000
-_PAGES_PER_BATCH = 6
-_PAGE = 4096  # bytes
+# Transactions after which a checkpoint is due: one of a small batch changes about six pages of the file, and SQLite by
+# itself makes one after a thousand.
+_MOST = 160
 
 
 class Direct:
@@ -44,7 +42,7 @@ class Direct:
     def __init__(self, connect: Callable[[], PlainConnection]) -> None:
         self._connect = connect
         self._opened: Optional[PlainConnection] = None
-        self._pages = 0.0  # written since the last checkpoint, roughly
+        self._done = 0  # transactions since the last checkpoint
         self.busy_since: Optional[float] = None  # a moment of time.monotonic(), while a statement runs
 
     def run(self, sql: str, parameters: Sequence[Any]) -> None:
@@ -61,14 +59,14 @@ class Direct:
             opened.execute(sql, parameters)
         finally:
             self.busy_since = None
-        self._pages += _PAGES_PER_BATCH + sum([len(value) for value in parameters if type(value) is bytes]) / _PAGE
+        self._done += 1
 
     def checkpoint_is_due(self) -> bool:
         """Whether the log is long enough by now."""
-        return self._pages >= _PAGES
+        return self._done >= _MOST
 
     def checkpoint_was_made(self) -> None:
-        self._pages = 0.0
+        self._done = 0
 
     def close(self) -> None:
         """Gives the file back; what a failed statement left open is undone."""

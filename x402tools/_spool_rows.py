@@ -23,8 +23,9 @@ _BASE = 2**53
 # Each recorder numbers its batches; one with a number that was stored before is the same one again, even if it has
 # been delivered and is gone since. The number that is remembered never falls: a statement that hung may be done after
 # later ones. What every recorder stored last is known of those that stored something within the last 100,000 steps: a
-# process that repeats a batch does so within seconds. The plus sign keeps SQLite from looking through all of them for
-# the few old ones.
+# process that repeats a batch does so within seconds. A step is a row that is written anew, which changes one page of
+# the file more than to change it in its place; so that is done only when half of those steps have gone by. The plus
+# sign keeps SQLite from looking through all of them for the few old ones.
 _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON arriving
         WHEN NEW.is_sealed = {{sealed}} BEGIN
         INSERT OR IGNORE INTO {{table}} (batch, {{moment}}, events, units, value)
@@ -33,8 +34,10 @@ _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON ar
         UPDATE ledger SET events = events + NEW.events, high = high + (low + NEW.units) / {_BASE},
             low = (low + NEW.units) % {_BASE}
             WHERE name = 'recorded' AND changes() = 1;
-        REPLACE INTO meta SELECT NEW.recorder, NEW.number
-            WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = NEW.recorder AND value > NEW.number);
+        UPDATE meta SET value = NEW.number WHERE key = NEW.recorder AND value <= NEW.number
+            AND rowid > (SELECT max(rowid) FROM meta) - 50000;
+        REPLACE INTO meta SELECT NEW.recorder, NEW.number WHERE changes() = 0
+            AND NOT EXISTS (SELECT 1 FROM meta WHERE key = NEW.recorder AND value > NEW.number);
         REPLACE INTO meta SELECT NEW.deposits, NEW.deposit WHERE NEW.deposits IS NOT NULL;
         DELETE FROM meta WHERE +key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 100000;
     END"""

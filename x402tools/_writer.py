@@ -285,7 +285,7 @@ class Writer:
                 next_sync = time.monotonic() + _SYNC_EVERY
             empty_looks = 0 if busy else empty_looks + 1
             if self._durability != "interval":
-                self._intake.sleep(_SYNC_EVERY)
+                self._intake.rest(_SYNC_EVERY)
             elif empty_looks < _LOOKS_BEFORE_SLEEP:
                 self._stopping.wait(COMMIT_EVERY)
             else:

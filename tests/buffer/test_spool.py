@@ -503,6 +503,22 @@ def test_the_number_of_a_recorder_never_falls(tmp_path: pathlib.Path) -> None:
     store.close()
 
 
+def test_a_recorder_that_stores_is_not_among_the_forgotten_ones(tmp_path: pathlib.Path) -> None:
+    """Its number is written anew before it is as old as those that are forgotten."""
+    path = tmp_path / "usage.db"
+    store = open_spool(path)
+    store.append([make_batch(1, (1,))], Tally())
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("INSERT INTO meta (rowid, key, value) VALUES (90000, 'stored other', 1)")
+
+    for number in (2, 3):
+        store.append([make_batch(number, (1,))], Tally())
+
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT rowid, value FROM meta WHERE key = 'stored rec'").fetchall() == [(90001, 3)]
+    store.close()
+
+
 # -- destinations ------------------------------------------------------------------------------------------------
 
 
