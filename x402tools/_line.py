@@ -17,8 +17,9 @@ import queue
 import time
 from typing import Dict, Optional
 
-# Seconds after a commit within which callers come back that do nothing but record. Eight need about half of it.
-_MOMENT = 0.0005
+# Seconds after a commit within which callers come back that do nothing but record. Measured with eight on two cores,
+# events per second: 8,900 without waiting, 12,900 with 0.2 ms, 11,400 with 0.5 ms.
+_MOMENT = 0.0002
 
 
 class Place:
