@@ -473,9 +473,23 @@ GUARDS: List[Guard] = [
     Guard(
         "what is handed out already is not taken over from oneself",
         "_redis_leases.py",
-        "if one[0] not in known]",
-        "]",
+        "if id_ not in known:",
+        "if True:",
         "tests/stores/test_redis_store.py",
+    ),
+    Guard(
+        "what is handed out already is not read from a replica again",
+        "_redis_leases.py",
+        "if id_ not in known:",
+        "if id_ not in known or not taken_over:",
+        "tests/stores/test_failover.py::test_what_a_replica_does_not_know_to_be_read_is_folded_once",
+    ),
+    Guard(
+        "what only a lost primary had is not sent",
+        "_redis_leases.py",
+        "for entry in entries if entry.id not in lost]",
+        "for entry in entries]",
+        "tests/stores/test_failover.py::test_what_only_the_lost_primary_had_is_not_sent",
     ),
     Guard(
         "one process folds for all",

@@ -239,8 +239,3 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
 end
 return 1
 """
-
-# KEYS meta · ARGV consumer. Writes, so that WAIT tells of replicas that have all before it.
-MARK = """
-return redis.call('HSET', KEYS[1], 'mark', ARGV[1])
-"""

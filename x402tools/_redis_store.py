@@ -259,8 +259,9 @@ class Engine:
             entries += self._sealed.read(limit - len(entries))
         if entries and self._store.replicas:
             # Before any of it is sent: a replica that takes over without the seal of another process would have the
-            # same events folded once more, under another key. It has all that was written before this.
-            self._write(_redis_scripts.MARK, self._keys("meta"), [self._consumer])
+            # same events folded once more, under another key. It has all that was written before this, and if it has
+            # taken over since it was read, this finds it gone.
+            entries = self._sealed.still_held(entries, self._write)
         batches = map(self._hand_out, entries)
         return [batch for batch in batches if batch is not None]
 

@@ -3,9 +3,9 @@
     python -m tests.stores.chaos_process recorder STORE REPLICAS BASE_URL NAME EVENTS SECONDS COALESCE SPILL
     python -m tests.stores.chaos_process worker STORE REPLICAS BASE_URL NAME
 
-STORE is a path or an engine's URL; REPLICAS of it have to have what is stored; SPILL is a path, for what an engine does not take, or nothing. A recorder prints one
-line of JSON at its end: what `record_usage` took, by envelope. A worker prints "ready" and delivers until its standard
-input ends.
+STORE is a path or an engine's URL; REPLICAS of it have to have what is stored; SPILL is a path, for what an engine does
+not take, or nothing. A recorder prints one line of JSON at its end: what `record_usage` took, by envelope. A worker
+prints "ready" and delivers until its standard input ends.
 """
 
 from __future__ import annotations
@@ -124,9 +124,7 @@ def main() -> None:
         work(store, int(replicas), base_url, name)
         return
     events, seconds, coalesce, spill = rest
-    record(
-        store, int(replicas), base_url, name, int(events), float(seconds), coalesce=coalesce == "True", spill=spill
-    )
+    record(store, int(replicas), base_url, name, int(events), float(seconds), coalesce=coalesce == "True", spill=spill)
 
 
 if __name__ == "__main__":

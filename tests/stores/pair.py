@@ -73,7 +73,7 @@ class Pair:
     def renew(self) -> None:
         """The primary has a replica again, a new one; returns when that is up to date."""
         self._link.mend()
-        options = ("--replicaof", f"{HOST} {self._link.port}", "--repl-diskless-sync-delay", "0")
+        options = ("--replicaof", f"{HOST} {self._link.port}")
         self.replica = self._new(options).start()
         servers.wait_for_primary(self.replica)
 

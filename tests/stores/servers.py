@@ -28,6 +28,7 @@ MISSING = {
 
 # What a server for billing data needs: nothing is evicted, and what it acknowledged is on disk.
 _OPTIONS = ("--appendonly", "yes", "--maxmemory-policy", "noeviction", "--save", "", "--bind", HOST)
+_OPTIONS += ("--repl-diskless-sync-delay", "0")  # a new replica is not kept waiting for others, which is 5 s
 
 Options = Sequence[str]  # of a server's command line
 
@@ -140,7 +141,7 @@ class Server:
 def replicated(folder: pathlib.Path, kind: str = REDIS) -> Iterator[Tuple[Server, Server]]:
     """A primary and its replica, which is up to date."""
     with Server(folder / "primary", kind) as primary:
-        options = ("--replicaof", f"{HOST} {primary.port}", "--repl-diskless-sync-delay", "0")
+        options = ("--replicaof", f"{HOST} {primary.port}")
         with Server(folder / "replica", kind, options) as replica:
             wait_for_primary(replica)
             yield primary, replica
