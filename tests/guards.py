@@ -513,6 +513,20 @@ GUARDS: List[Guard] = [
         "tests/stores/test_redis_store.py",
     ),
     Guard(
+        "what comes late is not counted as dropped again",
+        "_redis_scripts.py",
+        "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. 'x')",
+        "",
+        "tests/stores/test_redis_store.py",
+    ),
+    Guard(
+        "trouble of delivering alone is told",
+        "_parts.py",
+        "return self.writer.trouble or (None if of_flusher is None else str(of_flusher))",
+        "return self.writer.trouble",
+        "tests/stores/test_trouble.py",
+    ),
+    Guard(
         "a server that evicts is refused",
         "_redis_start.py",
         'if policy != "noeviction" and not allow_eviction:',
