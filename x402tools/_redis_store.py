@@ -259,8 +259,9 @@ class Engine:
             entries += self._sealed.read(limit - len(entries))
         if entries and self._store.replicas:
             # Before any of it is sent: a replica that takes over without the seal of another process would have the
-            # same events folded once more, under another key. It has all that was written before this.
-            self._write(_redis_scripts.MARK, self._keys("meta"), [self._consumer])
+            # same events folded once more, under another key. It has all that was written before this, and if it has
+            # taken over since it was read, this finds it gone.
+            entries = self._sealed.still_held(entries, self._write)
         batches = map(self._hand_out, entries)
         return [batch for batch in batches if batch is not None]
 
@@ -334,7 +335,7 @@ class Engine:
         for id_, fields in self._link.command("XRANGE", self._key(stream), start, end, "COUNT", limit):
             last = _as_number(id_)
             try:
-                some = _posts_of(fields[b"batch"], is_sealed=stream == "out")
+                some = _batch.decode(fields[b"batch"])
             except CorruptBatchError:
                 continue
             settled = self._link.command("GET", self._key(f"bits:{id_.decode()}")) or b""
@@ -383,6 +384,20 @@ class Engine:
             oldest_pending_at=oldest,
             size=self._memory(),
         )
+
+    def deliverers(self) -> Dict[str, float]:
+        """The processes that deliver, or did: seconds since the last sign of each, by name, and none before the first.
+
+        A name has the host and the process id.
+        """
+        try:
+            answer = self._link.command("XINFO", "CONSUMERS", self._key("out"), "post")
+        except SpoolError as error:
+            if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                raise
+            return {}
+        told = [dict(zip(one[::2], one[1::2])) for one in answer]
+        return {one[b"name"].decode(): int(one[b"idle"]) / 1000 for one in told}
 
     def _memory(self) -> int:
         """Bytes in the server's memory, as it estimates them."""
@@ -480,13 +495,6 @@ def _tally(post: Post) -> Tally:
 def _is_set(bits: bytes, at: int) -> bool:
     """As SETBIT counts them: from the left."""
     return at // 8 < len(bits) and bool(bits[at // 8] & 128 >> at % 8)
-
-
-def _posts_of(value: bytes, *, is_sealed: bool) -> List[Post]:
-    if is_sealed:
-        return _batch.decode(value)
-    _, rows = _batch.recorded_rows(value)
-    return [Post(str(row[0]), row[1], row[2], row[3], row[4] / 1000) for row in rows]
 
 
 def _letter(burial: Burial) -> str:

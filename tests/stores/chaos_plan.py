@@ -6,7 +6,7 @@ The plan repeats exactly; which instruction a worker is at when it is killed is 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 from tests.conservation.plan import FaultPlan
 
@@ -14,7 +14,8 @@ SQLITE, REDIS, VALKEY = "sqlite", "redis", "valkey"
 STORES = (SQLITE, REDIS, VALKEY)
 
 # What happens to the engine while workers are killed; in turn, so that a few rounds meet all of it.
-WEATHERS = ("calm", "killed", "cut off", "full")
+FAILOVER = "failover"
+WEATHERS = ("calm", "killed", "cut off", "full", FAILOVER)
 
 # An amount is this and a little more, so that a sum of amounts tells how many they were: of events folded into one POST
 # the service sees only the sum.
@@ -53,10 +54,12 @@ def amount_of(rng: random.Random) -> int:
     return UNIT + rng.randrange(_LARGEST_MORE)
 
 
-def draw(store: str, seed: int, number: int, *, events: int, kills: int, workers: int = 3) -> Plan:
-    """The plan of this round."""
+def draw(
+    store: str, seed: int, number: int, *, events: int, kills: int, workers: int = 3, weather: Optional[str] = None
+) -> Plan:
+    """The plan of this round; the weather of a server can be chosen."""
     rng = random.Random(f"{store}/{seed}/{number}")
-    weather = "calm" if store == SQLITE else WEATHERS[(seed + number) % len(WEATHERS)]
+    weather = "calm" if store == SQLITE else weather or WEATHERS[(seed + number) % len(WEATHERS)]
     # Most coalesce: what does not costs a POST an event, and a round shall take seconds.
     one_by_one = events // 10
     rest = events - 2 * one_by_one
