@@ -26,8 +26,8 @@ FORMAT = 1
 # fewer would cost more per event.
 MOST_EVENTS = 500
 
-# Below this many bytes compressing saves little, and takes as long as all else that is done for a commit of few events.
-_WORTH_COMPRESSING = 2048
+# Below this many bytes compressing saves little.
+_WORTH_COMPRESSING = 512
 _FASTEST = 1  # zlib level; the higher ones save a few per cent more and cost several times the time
 # zlib clears its tables before it begins: those of its defaults take 75 µs, longer than a small batch does, these 3 µs.
 # Rows repeat what the rows just before them say, so a window of 8 KiB finds as much.
