@@ -501,7 +501,7 @@ GUARDS: List[Guard] = [
     Guard(
         "a server that evicts is refused",
         "_redis_start.py",
-        'if policy != "noeviction" and not allow_eviction:',
+        'if policy != "noeviction" and not store.allow_eviction:',
         "if False:",
         "tests/stores/test_redis_store.py",
     ),
