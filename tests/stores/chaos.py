@@ -2,9 +2,11 @@
 
     python -m tests.stores.chaos --store redis --rounds 20
     python -m tests.stores.chaos --store redis --seed 7 --round 3     # one of them again
+    python -m tests.stores.chaos --store redis --partitions 4         # or --store cluster
 
 Four recorders, three workers, 25 SIGKILLs and 6 stalls longer than the lease in 20,000 events. On an engine the rounds
-have it calm, killed and restarted, cut off, and at its limit of memory, in turn. A round is right when the bill less
+have it calm, killed and restarted, cut off, and at its limit of memory, in turn; on a cluster one node is killed, or
+slots are moved to others. A round is right when the bill less
 what was recorded is 0, in events and in units, for every envelope, and the store's own ledger says the same. Exits with
 1 when one is not.
 """
@@ -46,6 +48,8 @@ def _line(plan: Plan, verdict: Verdict, seconds: float) -> str:
     again = f"python -m tests.stores.chaos --store {plan.store} --seed {plan.seed} --round {plan.number}"
     if (plan.events, plan.kills) != (EVENTS, KILLS):
         again += f" --events {plan.events} --kills {plan.kills}"
+    if plan.partitions is not None:
+        again += f" --partitions {plan.partitions}"
     return (
         f"{plan.number:3} {'FAIL' if verdict.faults else 'ok  '} {seconds:5.1f} s"
         f"  {verdict.recorded.events:,} recorded, {verdict.billed.events:,} billed,"
@@ -63,10 +67,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--round", type=int, help="only the round of this number")
     parser.add_argument("--events", type=int, default=EVENTS, help="of a round (default %(default)s)")
     parser.add_argument("--kills", type=int, default=KILLS, help="of a round (default %(default)s)")
+    parser.add_argument("--partitions", type=int, help="of the store (default: its own)")
     parser.add_argument("--keep", type=pathlib.Path, help="where the folders of failing rounds stay")
     chosen = parser.parse_args(arguments)
-    if chosen.store != chaos_plan.SQLITE and servers.program(chosen.store) is None:
-        print(servers.MISSING[chosen.store], file=sys.stderr)
+    kind = servers.REDIS if chosen.store == chaos_plan.CLUSTER else chosen.store
+    if kind != chaos_plan.SQLITE and servers.program(kind) is None:
+        print(servers.MISSING[kind], file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines and processes end with it
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(1_000_000)
@@ -75,6 +81,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     failed = 0
     for number in numbers:
         plan = chaos_plan.draw(chosen.store, seed, number, events=chosen.events, kills=chosen.kills)
+        plan = plan._replace(partitions=chosen.partitions)
         verdict, line = play(plan, base)
         failed += bool(verdict.faults)
         print(line, flush=True)

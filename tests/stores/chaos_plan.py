@@ -6,15 +6,17 @@ The plan repeats exactly; which instruction a worker is at when it is killed is 
 from __future__ import annotations
 
 import random
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 from tests.conservation.plan import FaultPlan
 
 SQLITE, REDIS, VALKEY = "sqlite", "redis", "valkey"
-STORES = (SQLITE, REDIS, VALKEY)
+CLUSTER = "cluster"  # of three Redis nodes
+STORES = (SQLITE, REDIS, VALKEY, CLUSTER)
 
 # What happens to the engine while workers are killed; in turn, so that a few rounds meet all of it.
 WEATHERS = ("calm", "killed", "cut off", "full")
+WEATHERS_OF_A_CLUSTER = ("killed", "slots moved")
 
 # An amount is this and a little more, so that a sum of amounts tells how many they were: of events folded into one POST
 # the service sees only the sum.
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     seconds: float  # that recording takes
     blows: Tuple[Blow, ...]
     faults: FaultPlan
+    partitions: Optional[int] = None  # the store's own default
 
 
 def amount_of(rng: random.Random) -> int:
@@ -56,7 +59,8 @@ def amount_of(rng: random.Random) -> int:
 def draw(store: str, seed: int, number: int, *, events: int, kills: int, workers: int = 3) -> Plan:
     """The plan of this round."""
     rng = random.Random(f"{store}/{seed}/{number}")
-    weather = "calm" if store == SQLITE else WEATHERS[(seed + number) % len(WEATHERS)]
+    weathers = {SQLITE: ("calm",), CLUSTER: WEATHERS_OF_A_CLUSTER}.get(store, WEATHERS)
+    weather = weathers[(seed + number) % len(weathers)]
     # Most coalesce: what does not costs a POST an event, and a round shall take seconds.
     one_by_one = events // 10
     rest = events - 2 * one_by_one

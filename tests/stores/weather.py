@@ -8,8 +8,10 @@ import random
 import threading
 from typing import Callable, Dict, Iterator, NamedTuple
 
-from tests.stores.chaos_plan import SQLITE, Plan
-from tests.stores.servers import Proxy, Server
+from tests.stores import servers
+from tests.stores.chaos_plan import CLUSTER, SQLITE, Plan
+from tests.stores.servers import Cluster, Proxy, Server
+from x402tools._redis_nodes import slot_of
 
 # Seconds between two strokes, and how long each lasts.
 _PAUSES, _LENGTHS = (0.5, 2.0), (0.3, 1.5)
@@ -39,6 +41,12 @@ def place(plan: Plan, folder: pathlib.Path) -> Iterator[Place]:
         path = str(folder / "usage.db")
         yield Place(path, path, lambda *_: None)
         return
+    if plan.store == CLUSTER:
+        with servers.clustered(folder / "engine") as cluster:
+            url = f"{cluster.url}?partitions={plan.partitions}" if plan.partitions else cluster.url
+            on_nodes = {"killed": _kill_one, "slots moved": _move_slots}[plan.weather]
+            yield Place(url, url, lambda rng, wait: on_nodes(cluster, rng, wait))
+        return
     with Server(folder / "engine", plan.store, ("--appendfsync", "always")) as server, Proxy(server.port) as proxy:
         strokes: Dict[str, Callable[[random.Random, Callable[[float], object]], None]] = {
             "calm": lambda *_: None,
@@ -46,7 +54,8 @@ def place(plan: Plan, folder: pathlib.Path) -> Iterator[Place]:
             "cut off": lambda rng, wait: _cut(proxy, rng, wait),
             "full": lambda rng, wait: _fill(server, rng, wait),
         }
-        yield Place(proxy.url, server.url, strokes[plan.weather])
+        split = f"?partitions={plan.partitions}" if plan.partitions else ""
+        yield Place(proxy.url + split, server.url + split, strokes[plan.weather])
 
 
 def blow(plan: Plan, there: Place, over: threading.Event) -> int:
@@ -63,6 +72,18 @@ def _kill(server: Server, rng: random.Random, wait: Callable[[float], object]) -
     server.kill()
     wait(rng.uniform(*_LENGTHS))
     server.start()
+
+
+def _kill_one(cluster: Cluster, rng: random.Random, wait: Callable[[float], object]) -> None:
+    _kill(rng.choice(cluster.nodes), rng, wait)
+    cluster.wait_until_ok()
+
+
+def _move_slots(cluster: Cluster, rng: random.Random, _: Callable[[float], object]) -> None:
+    """Some of the store's partitions, and what is the namespace's own."""
+    tags = [f"{{x402:x402:{partition}}}" for partition in rng.sample(range(16), 4)]
+    for tag in (*tags, "{x402:x402}"):
+        cluster.move(slot_of(tag), rng.choice(cluster.nodes))
 
 
 def _cut(proxy: Proxy, rng: random.Random, wait: Callable[[float], object]) -> None:
