@@ -118,7 +118,7 @@ class Partitions(OnServer):
             self.engines.append(Engine(store, max_bytes=_WITHOUT_LIMIT, clock=clock, ground=ground))
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(12)}"
         self._share = FoldShare(own, store.namespace, name, self.engines, store.lease, clock)
-        self._arriving: Tuple[int, Optional[int]] = 0, None  # the last deposit; who stands for it, once it was asked
+        self._arriving = 0, 0  # the number of the last deposit, and of the partition that stands for it
         self._given = [0] * self._count  # the number that was handed out last
         self._next = 0  # whose turn it is to be read first
         self._ask_at = [0.0] * self._count
@@ -157,17 +157,17 @@ class Partitions(OnServer):
         if parts and self._size(parts) >= self._max_bytes:
             raise SpoolError(f"{self.path}: max_disk_bytes ({self._max_bytes}) is reached; the store is full")
         last = 0 if deposit.dropped.events else max(parts, default=0)
-        self._arriving = deposit.number, None
+        if deposit.number:
+            self._arriving = deposit.number, last
         for number, batches in parts.items():
             if number != last:
                 self.engines[number].deposit(Deposit(deposit.number, batches))
-        self._arriving = deposit.number, last
         self.engines[last].deposit(Deposit(deposit.number, parts.get(last, ()), dropped=deposit.dropped))
 
     def has_deposit(self, number: int) -> bool:
         """See `Spool.has_deposit`: whether each partition that it touches has it."""
         arriving, last = self._arriving
-        return number == arriving and last is not None and self.engines[last].has_deposit(number)
+        return number == arriving and self.engines[last].has_deposit(number)
 
     def _size(self, numbers: Iterable[int]) -> int:
         """Bytes of all, looked up again for some of them."""

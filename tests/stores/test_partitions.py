@@ -118,6 +118,17 @@ def test_workers_share_out_the_folding(open_store: OpenStore, clock: FakeClock) 
     assert _folds(first) == COUNT
 
 
+def test_a_worker_takes_no_more_than_its_share(open_store: OpenStore) -> None:
+    """Though nobody else has the rest yet."""
+    first, second = open_store(), open_store()
+    first.parts()[0].recorded(0, 10)
+
+    for part in second.parts():
+        part.recorded(0, 10)
+
+    assert [engine.folds for engine in second.engines] == [False, True, True, False]
+
+
 def test_a_partition_is_not_let_go_with_something_in_hand(open_store: OpenStore, clock: FakeClock) -> None:
     """What was read and not sealed would be read by the next one too; so it goes after it is sealed."""
     first, second = open_store(), open_store()
@@ -183,6 +194,16 @@ def test_a_deposit_that_fails_in_one_partition_is_repeated_and_doubles_nothing(
         assert store.counts().dropped == Tally(2 * number, 7 * number)
         assert store.counts().pending == Tally(COUNT * number, COUNT * number)
         assert_adds_up(store.counts())
+
+
+def test_what_was_dropped_is_counted_once_though_it_is_told_late(store: Partitions) -> None:
+    """A question that was given up may arrive after the one that was asked instead: it is known by its number, because
+    the same partition counts for both."""
+    store.deposit(Deposit(3, [_sealed(1, 2)], dropped=Tally(1, 5)))
+
+    store.deposit(Deposit(2, dropped=Tally(1, 5)))
+
+    assert store.counts().dropped == Tally(1, 5)
 
 
 def test_the_others_go_on_while_one_fails(server: Server, namespace: str, store: Partitions, clock: FakeClock) -> None:
