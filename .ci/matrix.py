@@ -163,7 +163,8 @@ def main() -> int:
         arguments += ["--without", "full"]
         print(
             "Without the tests marked `full`: their size, not the Python, is what they test; `make test` ran them.\n"
-            f"On the oldest Python here, and on the newest in `make test`, but not on the others: {', '.join(SLOW)}"
+            f"On the oldest Python here, and on the newest in `make test`, but not on the others: {', '.join(SLOW)}, "
+            "and the tests marked `alone`"
         )
     print(f"To run: {', '.join(run.name for run in runs)}", flush=True)
 
@@ -176,7 +177,7 @@ def main() -> int:
             outcomes.append(outcome)
             report(outcome)
     # What measures short times runs by itself.
-    for run in runs:
+    for run in [run for run in runs if not less[run]]:
         outcomes.append(execute(run, "alone", arguments + less[run]))
         report(outcomes[-1])
 

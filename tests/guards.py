@@ -473,9 +473,23 @@ GUARDS: List[Guard] = [
     Guard(
         "what is handed out already is not taken over from oneself",
         "_redis_leases.py",
-        "if one[0] not in known]",
-        "]",
+        "if id_ not in known:",
+        "if True:",
         "tests/stores/test_redis_store.py",
+    ),
+    Guard(
+        "what is handed out already is not read from a replica again",
+        "_redis_leases.py",
+        "if id_ not in known:",
+        "if id_ not in known or not taken_over:",
+        "tests/stores/test_failover.py::test_what_a_replica_does_not_know_to_be_read_is_folded_once",
+    ),
+    Guard(
+        "what only a lost primary had is not sent",
+        "_redis_leases.py",
+        "for entry in entries if entry.id not in lost]",
+        "for entry in entries]",
+        "tests/stores/test_failover.py::test_what_only_the_lost_primary_had_is_not_sent",
     ),
     Guard(
         "one process folds for all",
@@ -497,6 +511,27 @@ GUARDS: List[Guard] = [
         "if is_there and redis.call('SETBIT', bits, ARGV[at], 1) == 0 then",
         "if redis.call('SETBIT', bits, ARGV[at], 1) >= 0 then",
         "tests/stores/test_redis_store.py",
+    ),
+    Guard(
+        "what comes late is not counted as dropped again",
+        "_redis_scripts.py",
+        "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. 'x')",
+        "",
+        "tests/stores/test_redis_store.py",
+    ),
+    Guard(
+        "what was dropped is not counted on a server and in its file",
+        "_spill.py",
+        "if not self._engine.has_deposit(number):",
+        "if True:",
+        "tests/stores/test_spill.py",
+    ),
+    Guard(
+        "trouble of delivering alone is told",
+        "_parts.py",
+        "return self.writer.trouble or (None if of_flusher is None else str(of_flusher))",
+        "return self.writer.trouble",
+        "tests/stores/test_trouble.py",
     ),
     Guard(
         "a server that evicts is refused",

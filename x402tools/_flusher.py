@@ -155,7 +155,7 @@ class Flusher:
         self._load_at = 0.0
         self._found_nothing = False  # by the last load
         self._stored_since_load = 0
-        self._store_in_trouble = False
+        self.store_trouble: Optional[SpoolError] = None  # why the last turn failed at the store
         self._stop_by: Optional[float] = None  # None: not stopping
         self._settled_at_stop = Flag()  # what was answered by the deadline of stop() is written down
         self._looked_since_stop = False
@@ -475,7 +475,7 @@ class Flusher:
             return False
         if not self._looked_since_stop and not self._is_stopping_now():
             return False  # what was stored just before the stop is not loaded yet
-        if self._senders.busy or (self._settle_by is not None and not self._store_in_trouble):
+        if self._senders.busy or (self._settle_by is not None and self.store_trouble is None):
             return False
         nothing_left = not self._ready and not self._waiting and self._found_nothing and not self._folder.is_hurried
         return self._is_stopping_now() or not self.delivering or nothing_left
@@ -487,6 +487,6 @@ class Flusher:
             self._observer.gate_changed(self.gate_reason)
 
     def _set_store_trouble(self, error: Optional[SpoolError]) -> None:
-        if (error is not None) != self._store_in_trouble:
-            self._store_in_trouble = error is not None
+        had_none, self.store_trouble = self.store_trouble is None, error
+        if had_none != (error is None):
             self._observer.store_failed(error)

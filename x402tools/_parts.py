@@ -346,7 +346,12 @@ class Parts:
 
     def problem(self) -> Optional[str]:
         """Why storing or delivering is at a halt, or None."""
-        return self.writer.trouble or (self.flusher.gate_reason if self.flusher is not None else None)
+        return self._store_trouble() or (self.flusher.gate_reason if self.flusher is not None else None)
+
+    def _store_trouble(self) -> Optional[str]:
+        """Why the store fails for the writer, or only for the flusher, which asks other things of it."""
+        of_flusher = self.flusher.store_trouble if self.flusher is not None else None
+        return self.writer.trouble or (None if of_flusher is None else str(of_flusher))
 
     def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
         """See `Store.dead_letters`."""
@@ -401,7 +406,7 @@ class Parts:
         """How the parts are, from what they know of themselves: looks at neither the disk nor the network."""
         if self.intake.closed:
             return idle("closed")
-        writer, flusher, trouble = self.writer, self.flusher, self.writer.trouble
+        writer, flusher, trouble = self.writer, self.flusher, self._store_trouble()
         stores = writer.thread.is_alive()
         gate = flusher.gate_reason if flusher is not None else None
         return Health(

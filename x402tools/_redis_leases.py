@@ -10,12 +10,15 @@ dead process are older than those that were read before. Used by the flusher's t
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from x402tools import _redis_scripts
 from x402tools._redis_link import Link
 from x402tools._store import Tally
 from x402tools.errors import SpoolError
+
+# Runs a script on the server: its text, its keys, its arguments. Raises SpoolError.
+Run = Callable[[str, Sequence[str], Sequence[Any]], Any]
 
 HALF = 2**32  # units are counted in halves, see `_redis_scripts`
 
@@ -119,6 +122,14 @@ class Leases:
                 entries += [Entry(number, *one, taken_over=True) for one in _entries(found)]
         return entries
 
+    def still_held(self, entries: Sequence[Entry], run: Run) -> List[Entry]:
+        """Those of the entries that are ours on the server that `run` asks, whichever server that is by now."""
+        lost = self._keep(0, [entry.id for entry in entries], run)
+        for entry in entries:
+            if entry.id in lost:
+                self.done(entry.number)
+        return [entry for entry in entries if entry.id not in lost]
+
     def give_sign(self) -> None:
         """Keeps what is held. What another process has taken over stays among the `ids`: it was handed out, and who
         deals with it has to find out that it is lost."""
@@ -136,23 +147,20 @@ class Leases:
         """This one is dealt with."""
         self._ids.pop(number, None)
 
-    def _keep(self, idle: int) -> Set[str]:
-        """Gives a sign for all that is held, or a sign of death; the ids of what others have by now."""
-        words = [self._group, self._consumer, idle, *self._ids.values()]
-        return {_text(id_) for id_ in self._link.run(_redis_scripts.KEEP, [self._stream], words)}
+    def _keep(self, idle: int, ids: Optional[Sequence[str]] = None, run: Optional[Run] = None) -> Set[str]:
+        """Gives a sign for all that is held, or a sign of death; the ids of what others have by now, or nobody."""
+        words = [self._group, self._consumer, idle, *(self._ids.values() if ids is None else ids)]
+        return {_text(id_) for id_ in (run or self._link.run)(_redis_scripts.KEEP, [self._stream], words)}
 
     def _take_over(self, limit: int) -> List[Entry]:
         idle = int(self._lease * 1000)
         answer = self._ask("XAUTOCLAIM", self._stream, self._group, self._consumer, idle, "0", "COUNT", limit)
-        # Ours come back too when we were silent for a lease, whoever had them meanwhile: they are handed out already.
-        known = set(self._ids.values())
-        taken = [one for one in _entries(answer[1] if answer else []) if one[0] not in known]
-        return [self._hold(*one, taken_over=True) for one in taken]
+        return self._hold_all(answer[1] if answer else [], taken_over=True)
 
     def _read_new(self, limit: int) -> List[Entry]:
         words = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", limit, "STREAMS", self._stream, ">")
         answer = self._ask(*words)
-        return [self._hold(*one) for one in _entries(answer[0][1] if answer else [])]
+        return self._hold_all(answer[0][1] if answer else [], taken_over=False)
 
     def _ask(self, *words: Any) -> Any:
         try:
@@ -163,10 +171,17 @@ class Leases:
         self.make_group()  # somebody has emptied the server
         return self._link.command(*words)
 
-    def _hold(self, id_: str, value: bytes, tally: Tally, *, taken_over: bool = False) -> Entry:
-        self.last = self._next_number()
-        self._ids[self.last] = id_
-        return Entry(self.last, id_, value, tally, taken_over)
+    def _hold_all(self, answer: Any, *, taken_over: bool) -> List[Entry]:
+        """Ours come back too: among the dead's when we were silent for a lease, whoever had them meanwhile, and as new
+        ones from a replica that has taken over without knowing who has what. They are handed out already."""
+        known = set(self._ids.values())
+        entries = []
+        for id_, value, tally in _entries(answer):
+            if id_ not in known:
+                self.last = self._next_number()
+                self._ids[self.last] = id_
+                entries.append(Entry(self.last, id_, value, tally, taken_over))
+        return entries
 
 
 def _entries(answer: Any) -> Iterator[Tuple[str, bytes, Tally]]:

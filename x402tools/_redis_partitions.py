@@ -19,9 +19,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
-import secrets
-import socket
 import time
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
@@ -32,7 +29,7 @@ from x402tools._redis_limits import OnServer
 from x402tools._redis_link import Link, RefusedError
 from x402tools._redis_share import FoldShare
 from x402tools._redis_start import Entrance
-from x402tools._redis_store import Engine, Ground
+from x402tools._redis_store import Engine, Ground, new_name, prefix_of
 from x402tools._spool import Deposit
 from x402tools._store import (
     Acknowledgement,
@@ -110,13 +107,12 @@ class Partitions(OnServer):
         self._entrance = Entrance(self._link, store)
         self._fleet = RedisFleet(own.run, store.namespace, store.rate, clock=clock)
         self._count = store.partitions
-        numbers = itertools.count(1)
+        numbers, name = itertools.count(1), new_name()
         self.engines: List[Engine] = []
         for number in range(self._count):
-            prefix = f"{{x402:{store.namespace}:{number}}}"
-            ground = Ground(self._link.at(prefix), self._entrance, prefix, _numbers(numbers, self._count, number))
+            prefix = prefix_of(store, number)
+            ground = Ground(self._link.at(prefix), self._entrance, prefix, _numbers(numbers, self._count, number), name)
             self.engines.append(Engine(store, max_bytes=_WITHOUT_LIMIT, clock=clock, ground=ground))
-        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(12)}"
         self._share = FoldShare(own, store.namespace, name, self.engines, store.lease, clock)
         self._arriving = 0, 0  # the number of the last deposit, and of the partition that stands for it
         self._given = [0] * self._count  # the number that was handed out last
@@ -328,6 +324,14 @@ class Partitions(OnServer):
             oldest_pending_at=_least(counts.oldest_pending_at for counts in each),
             size=sum(counts.size for counts in each),
         )
+
+    def deliverers(self) -> Dict[str, float]:
+        """See `Engine.deliverers`: the last sign that one gave in any partition."""
+        found: Dict[str, float] = {}
+        for engine in self.engines:
+            for name, idle in engine.deliverers().items():
+                found[name] = min(idle, found.get(name, idle))
+        return found
 
     # -- who delivers ----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ moved itself, so that asking for it again doubles nothing.
     out         stream: batches of frozen POSTs; group `post`
     bits:<id>   of a batch of `out` that is partly done: a bit for each POST that is not pending any more
     dead        hash: dead letters by their number; `dead-ids` has the numbers in order, `dead-next` the last one
-    recorders   hash: the number of what each recorder stored last; `seen` has when that was
+    recorders   hash: the number of what each recorder stored last; `seen` has when that was. "5x" for deposits:
+                up to the fifth nothing counts any more, and it is not known which was the last
     ledger      hash: counters of events, and of units in two halves: a script's numbers are exact to 2**53 only
     meta        hash: the destination, and into how many partitions the namespace is split
     folder      the consumer that folds; expires with its lease
@@ -37,7 +38,7 @@ DEPOSIT = (
     _ADD
     + """
 local before = redis.call('HGET', KEYS[3], ARGV[1])
-local is_new = ARGV[2] == '0' or not before or tonumber(ARGV[2]) > tonumber(before)
+local is_new = ARGV[2] == '0' or not before or tonumber(ARGV[2]) > tonumber(before:match('%d+'))
 redis.call('HSET', KEYS[3], ARGV[1], is_new and ARGV[2] ~= '0' and ARGV[2] or before or '0')
 redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 if is_new and ARGV[4] ~= '0' then
@@ -67,14 +68,19 @@ redis.call('XACK', KEYS[1], ARGV[1], '0-0')
 return redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 """
 
-# KEYS recorders · ARGV deposit's name, number. Writes, so that WAIT tells of replicas that have all before it.
+# KEYS recorders · ARGV deposit's name, number. Writes, so that WAIT tells of replicas that have all before it. One that
+# is not there counts nothing when it comes after all: who asked makes another of the same things.
 HAS_DEPOSIT = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
-  return 0
-end
+local last = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[1], '')
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-return 1
+if last == ARGV[2] then
+  redis.call('HSET', KEYS[1], ARGV[1], last)
+  return 1
+end
+if not last or tonumber(ARGV[2]) > tonumber(last:match('%d+')) then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. 'x')
+end
+return 0
 """
 
 # KEYS in out · ARGV consumer, how many entries, their ids, then the value and the tally of each sealed batch. 0: some
@@ -243,11 +249,6 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('DEL', KEYS[1])
 end
 return 1
-"""
-
-# KEYS meta · ARGV consumer. Writes, so that WAIT tells of replicas that have all before it.
-MARK = """
-return redis.call('HSET', KEYS[1], 'mark', ARGV[1])
 """
 
 # KEYS meta in out recorders dead · ARGV partitions. How many the namespace has, from now on if nobody has said it; one

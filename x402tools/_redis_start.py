@@ -54,8 +54,8 @@ class Entrance:
         there = int(self._link.at(tag).run(_redis_scripts.PARTITIONS, keys, [asked]))
         if there != asked:
             raise RefusedError(
-                f"{self._store.place}: is split into {there} partitions, not into {asked}; say partitions={there}, or "
-                "use another namespace and have a worker empty this one"
+                f"{self._store.place}: is split into {there} partitions, not into {asked}; say partitions={there} (or "
+                f"?partitions={there} in the address), or use another namespace and have a worker empty this one"
             )
 
 

@@ -74,18 +74,30 @@ class Ground(NamedTuple):
         entrance: what was asked of the servers.
         prefix: of its keys; with a hash tag, so that all of them are in one slot.
         next_number: for what is handed out; rises, and is unique among the partitions.
+        name: this process's.
     """
 
     link: Link
     entrance: Entrance
     prefix: str
     next_number: Callable[[], int]
+    name: str
+
+
+def prefix_of(store: RedisStore, number: int = 0) -> str:
+    """With what the keys of a partition begin."""
+    return f"{{x402:{store.namespace}}}" if store.partitions == 1 else f"{{x402:{store.namespace}:{number}}}"
 
 
 def _alone(store: RedisStore) -> Ground:
     link = Link(store)
-    prefix = f"{{x402:{store.namespace}}}"
-    return Ground(link.at(prefix), Entrance(link, store), prefix, itertools.count(1).__next__)
+    prefix = prefix_of(store)
+    return Ground(link.at(prefix), Entrance(link, store), prefix, itertools.count(1).__next__, new_name())
+
+
+def new_name() -> str:
+    """A name for this process that no other one has, with its host and its number."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(12)}"
 
 
 class Engine(OnServer):
@@ -114,10 +126,9 @@ class Engine(OnServer):
         self._store = store
         self._max_bytes = max_bytes
         self._clock = clock
-        self._link, self._entrance, self._prefix, next_number = ground or _alone(store)
+        self._link, self._entrance, self._prefix, next_number, consumer = ground or _alone(store)
         self._fleet = RedisFleet(self._link.run, store.namespace, store.rate, clock=clock)
-        self._name = secrets.token_hex(12)  # as the recorder of deposits
-        consumer = f"{socket.gethostname()}-{os.getpid()}-{self._name}"
+        self._name = consumer.rpartition("-")[2]  # as the recorder of deposits
         self._consumer = consumer
         self._recorded = Leases(self._link, self._key("in"), "fold", consumer, store.lease, clock, next_number)
         self._sealed = Leases(self._link, self._key("out"), "post", consumer, store.lease, clock, next_number)
@@ -253,6 +264,11 @@ class Engine(OnServer):
         """What is folded apart."""
         return [self]
 
+    @property
+    def engines(self) -> List[Engine]:
+        """See `Partitions`."""
+        return [self]
+
     def part_of(self, envelope_id: str) -> Engine:  # noqa: ARG002 - there is the one
         """Where the events of an envelope are."""
         return self
@@ -307,8 +323,9 @@ class Engine(OnServer):
             entries += self._sealed.read(limit - len(entries))
         if entries and self._store.replicas:
             # Before any of it is sent: a replica that takes over without the seal of another process would have the
-            # same events folded once more, under another key. It has all that was written before this.
-            self._write(_redis_scripts.MARK, self._keys("meta"), [self._consumer])
+            # same events folded once more, under another key. It has all that was written before this, and if it has
+            # taken over since it was read, this finds it gone.
+            entries = self._sealed.still_held(entries, self._write)
         batches = map(self._hand_out, entries)
         return [batch for batch in batches if batch is not None]
 
@@ -376,7 +393,7 @@ class Engine(OnServer):
         for id_, fields in self._link.command("XRANGE", self._key(stream), start, end, "COUNT", limit):
             last = _redis_values.as_number(id_)
             try:
-                some = _redis_values.posts_of(fields[b"batch"], is_sealed=stream == "out")
+                some = _batch.decode(fields[b"batch"])
             except CorruptBatchError:
                 continue
             settled = self._link.command("GET", self._key(f"bits:{id_.decode()}")) or b""
@@ -413,6 +430,20 @@ class Engine(OnServer):
             oldest_pending_at=oldest,
             size=self._memory(),
         )
+
+    def deliverers(self) -> Dict[str, float]:
+        """The processes that deliver, or did: seconds since the last sign of each, by name, and none before the first.
+
+        A name has the host and the process id.
+        """
+        try:
+            answer = self._link.command("XINFO", "CONSUMERS", self._key("out"), "post")
+        except SpoolError as error:
+            if "NOGROUP" not in str(error) and "no such key" not in str(error):
+                raise
+            return {}
+        told = [dict(zip(one[::2], one[1::2])) for one in answer]
+        return {one[b"name"].decode(): int(one[b"idle"]) / 1000 for one in told}
 
     def _memory(self) -> int:
         """Bytes in the server's memory, as it estimates them."""

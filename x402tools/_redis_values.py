@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from base64 import b64decode, b64encode
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from x402tools import _batch
 from x402tools._batch import Post
@@ -40,13 +40,6 @@ def tally_of(post: Post) -> Tally:
 def is_set(bits: bytes, at: int) -> bool:
     """As SETBIT counts them: from the left."""
     return at // 8 < len(bits) and bool(bits[at // 8] & 128 >> at % 8)
-
-
-def posts_of(value: bytes, *, is_sealed: bool) -> List[Post]:
-    if is_sealed:
-        return _batch.decode(value)
-    _, rows = _batch.recorded_rows(value)
-    return [Post(str(row[0]), row[1], row[2], row[3], row[4] / 1000) for row in rows]
 
 
 def letter(burial: Burial) -> str:

@@ -8,13 +8,15 @@ the same recorder for one that it has; so as long as anything of this process li
 there too. Several processes may share the file: the one that holds its claim hands on, for all.
 
 In the ledger of the file "delivered" means handed on. A batch of which nobody knows whether the server has it is
-counted in both until it is handed on.
+counted in both until it is handed on. What was dropped has no id: while nobody knows whether the server has counted it,
+it is counted here, in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Any, Callable, List, Optional, Sequence, Union
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 from x402tools._batch import EncodedBatch
 from x402tools._redis_link import RefusedError
@@ -52,6 +54,7 @@ class Spilling:
         self._engine = engine
         self._spool = spool
         self._mine_up_to: Optional[int] = None  # in the file: the last batch of this process; None: it has none
+        self._unsure: Optional[Tuple[int, Tally]] = None  # a deposit the server may have, and what was dropped with it
         self._may_hold = True  # the file may have something to hand on
         self._known = _NOTHING
         self._is_away = False
@@ -75,8 +78,11 @@ class Spilling:
         Raises:
             SpoolError: neither takes it.
         """
+        is_asked = False
         if self._clock() >= self._ask_at and not self._has_mine():
             try:
+                self._find_out_dropped()
+                is_asked = True
                 self._engine.deposit(deposit)
             except RefusedError:
                 raise
@@ -85,7 +91,9 @@ class Spilling:
             else:
                 self._note_back()
                 return
-        self._spill(deposit)
+        self._spill(deposit._replace(dropped=Tally()) if is_asked else deposit)
+        if is_asked and deposit.dropped.events:
+            self._unsure = deposit.number, deposit.dropped
 
     def has_deposit(self, number: int) -> bool:
         """See `Spool.has_deposit`. Where nobody can say: no, because doing it again doubles nothing here."""
@@ -106,6 +114,7 @@ class Spilling:
         """Hands on what lies in the file, if the server is there again; about once a second."""
         try:
             self._engine.look()
+            self._find_out_dropped()
             if self._may_hold:
                 self._hand_on()
         except RefusedError:
@@ -115,6 +124,15 @@ class Spilling:
             self._spool.look()
         else:
             self._note_back()
+
+    def _find_out_dropped(self) -> None:
+        """Takes to the file what was dropped with the last deposit that the server did not answer, unless it has it."""
+        if self._unsure is None:
+            return
+        number, dropped = self._unsure
+        if not self._engine.has_deposit(number):
+            self._spool.append([], dropped)
+        self._unsure = None
 
     def sync(self) -> None:
         if self._mine_up_to is not None:
@@ -173,11 +191,12 @@ class Spilling:
         except SpoolError as error:
             self._note_away(str(error))
         here, known = self._spool.counts(), self._known
+        dropped = here.dropped.plus(self._unsure[1]) if self._unsure is not None else here.dropped
         oldest = [at for at in (known.oldest_pending_at, here.oldest_pending_at) if at is not None]
         return known._replace(
-            recorded=known.recorded.plus(here.pending).plus(here.dropped).plus(here.dead),
+            recorded=known.recorded.plus(here.pending).plus(dropped).plus(here.dead),
             pending=known.pending.plus(here.pending),
-            dropped=known.dropped.plus(here.dropped),
+            dropped=known.dropped.plus(dropped),
             dead=known.dead.plus(here.dead),
             oldest_pending_at=min(oldest, default=None),
             size=known.size + here.size,
@@ -206,6 +225,12 @@ class Spilling:
         self._spool.go_on(seconds)
 
     def close(self) -> None:
+        try:
+            self._find_out_dropped()
+        except SpoolError:  # it is away; rather count a loss twice than not at all
+            if self._unsure is not None:
+                with contextlib.suppress(SpoolError):
+                    self._spool.append([], self._unsure[1])
         self._spool.close()
         self._engine.close()
 

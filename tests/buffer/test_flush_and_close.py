@@ -62,12 +62,16 @@ def test_flush_waits_only_for_what_was_before(tmp_spool: pathlib.Path) -> None:
         {"first": [lambda: first_may_go.wait(20) and None], "second": [lambda: second_may_go.wait(20) and None]}
     )
     results: List[object] = []
-    with buffer_for(tmp_spool, deliver, durability="commit", flush_interval=0.05) as buffer:
+    with buffer_for(tmp_spool, deliver, durability="commit", flush_interval=60.0) as buffer:
+        assert buffer._parts is not None
+        flusher = buffer._parts.flusher
+        wait_until(lambda: flusher and flusher._found_nothing, "it has looked, and waits for its interval")
         buffer.record("env", 1, idempotency_key="first")
         flushing = threading.Thread(target=lambda: results.append(buffer.flush(15)), daemon=True)
-        flushing.start()
+        flushing.start()  # only this has anything sent, once it knows what it waits for
         wait_until(lambda: deliver.keys() == ["first"], "the first is under way")
         buffer.record("env", 1, idempotency_key="second")
+        threading.Thread(target=lambda: buffer.flush(15), daemon=True).start()
         wait_until(lambda: deliver.keys() == ["first", "second"], "the second is under way")
 
         first_may_go.set()

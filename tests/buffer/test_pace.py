@@ -182,7 +182,7 @@ def test_after_an_outage_one_at_a_time_at_first(make_bench: MakeBench) -> None:
     """The one that finds the service there again is followed by few."""
     bench = make_bench(default=APIConnectionError("refused"), concurrency=8)
     bench.record(*[1] * 200)
-    bench.run_until(lambda: bench.flusher.gate_reason)
+    bench.run_until(lambda: bench.flusher.gate_reason and not bench.flusher.in_flight)
     under_way: List[int] = []
     bench.deliver.default = lambda: under_way.append(bench.flusher.in_flight)
 

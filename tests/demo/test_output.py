@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from x402tools.demo import report
-from x402tools.demo.checking import Row
+from x402tools.demo.checking import Outcome, Row
 from x402tools.demo.progress import Progress
 from x402tools.testing import Tally
 
@@ -66,6 +66,17 @@ def test_a_table_fits_the_screen() -> None:
     assert lines[3].split() == ["wrong", "1", "5", "2", "10", "1", "5"]
     assert lines[-3].split()[:2] == ["32", "more"]
     assert lines[-1].split() == ["all", "51", "50,000,000,005", "52", "50,000,000,010", "1", "5"]
+
+
+def test_what_was_cut_off_is_explained_within_the_screen() -> None:
+    """Below the table stands what the line of requests that a kill cut off is, in lines of 80 columns."""
+    outcome = Outcome([Row("acme", Tally(1, 10), Tally(1, 10))], 2, 1, 0, 0, 0, [])
+
+    lines = report.bill(outcome)
+
+    assert max(map(len, lines)) <= 80
+    assert lines[-4].startswith("cut off")
+    assert " ".join(lines[-2:]).startswith("Cut off: a worker was killed inside the request")
 
 
 def test_a_long_fact_goes_on_below_itself() -> None:

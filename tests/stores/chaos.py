@@ -2,11 +2,12 @@
 
     python -m tests.stores.chaos --store redis --rounds 20
     python -m tests.stores.chaos --store redis --seed 7 --round 3     # one of them again
+    python -m tests.stores.chaos --store valkey --weather failover
     python -m tests.stores.chaos --store redis --partitions 4         # or --store cluster
 
 Four recorders, three workers, 25 SIGKILLs and 6 stalls longer than the lease in 20,000 events. On an engine the rounds
-have it calm, killed and restarted, cut off, and at its limit of memory, in turn; on a cluster one node is killed, or
-slots are moved to others. A round is right when the bill less
+have it calm, killed and restarted, cut off, at its limit of memory, and with a replica that is cut off and takes over,
+in turn; on a cluster a node is killed, or slots are moved to others. A round is right when the bill less
 what was recorded is 0, in events and in units, for every envelope, and the store's own ledger says the same. Exits with
 1 when one is not.
 """
@@ -46,15 +47,18 @@ def play(plan: Plan, base: pathlib.Path) -> Tuple[Verdict, str]:
 
 def _line(plan: Plan, verdict: Verdict, seconds: float) -> str:
     again = f"python -m tests.stores.chaos --store {plan.store} --seed {plan.seed} --round {plan.number}"
+    if plan.store != chaos_plan.SQLITE:
+        again += f" --weather '{plan.weather}'"
     if (plan.events, plan.kills) != (EVENTS, KILLS):
         again += f" --events {plan.events} --kills {plan.kills}"
     if plan.partitions is not None:
         again += f" --partitions {plan.partitions}"
+    strokes = ", ".join(f"{count} {what}" for what, count in sorted(verdict.strokes.items())) or "no stroke"
     return (
         f"{plan.number:3} {'FAIL' if verdict.faults else 'ok  '} {seconds:5.1f} s"
         f"  {verdict.recorded.events:,} recorded, {verdict.billed.events:,} billed,"
         f" error {verdict.error.events:+,d} events {verdict.error.units:+,d} units"
-        f" | {verdict.kills} kills, {verdict.stalls} stalls, engine {plan.weather} ({verdict.strokes})"
+        f" | {verdict.kills} kills, {verdict.stalls} stalls, engine {plan.weather} ({strokes})"
         f" | {verdict.posts:,} POSTs, {verdict.replays} replays | {again}"
     )
 
@@ -65,6 +69,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, help="default: a fresh one, which is printed")
     parser.add_argument("--round", type=int, help="only the round of this number")
+    parser.add_argument(
+        "--weather", choices=(*chaos_plan.WEATHERS, "slots moved"), help="of an engine (default: one after the other)"
+    )
     parser.add_argument("--events", type=int, default=EVENTS, help="of a round (default %(default)s)")
     parser.add_argument("--kills", type=int, default=KILLS, help="of a round (default %(default)s)")
     parser.add_argument("--partitions", type=int, help="of the store (default: its own)")
@@ -80,8 +87,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     numbers = range(1, chosen.rounds + 1) if chosen.round is None else [chosen.round]
     failed = 0
     for number in numbers:
-        plan = chaos_plan.draw(chosen.store, seed, number, events=chosen.events, kills=chosen.kills)
-        plan = plan._replace(partitions=chosen.partitions)
+        plan = chaos_plan.draw(
+            chosen.store, seed, number, events=chosen.events, kills=chosen.kills, weather=chosen.weather
+        )._replace(partitions=chosen.partitions)
         verdict, line = play(plan, base)
         failed += bool(verdict.faults)
         print(line, flush=True)

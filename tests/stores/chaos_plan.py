@@ -15,7 +15,8 @@ CLUSTER = "cluster"  # of three Redis nodes
 STORES = (SQLITE, REDIS, VALKEY, CLUSTER)
 
 # What happens to the engine while workers are killed; in turn, so that a few rounds meet all of it.
-WEATHERS = ("calm", "killed", "cut off", "full")
+FAILOVER = "failover"
+WEATHERS = ("calm", "killed", "cut off", "full", FAILOVER)
 WEATHERS_OF_A_CLUSTER = ("killed", "slots moved")
 
 # An amount is this and a little more, so that a sum of amounts tells how many they were: of events folded into one POST
@@ -56,11 +57,14 @@ def amount_of(rng: random.Random) -> int:
     return UNIT + rng.randrange(_LARGEST_MORE)
 
 
-def draw(store: str, seed: int, number: int, *, events: int, kills: int, workers: int = 3) -> Plan:
-    """The plan of this round."""
+def draw(
+    store: str, seed: int, number: int, *, events: int, kills: int, workers: int = 3, weather: Optional[str] = None
+) -> Plan:
+    """The plan of this round; the weather of a server can be chosen."""
     rng = random.Random(f"{store}/{seed}/{number}")
     weathers = {SQLITE: ("calm",), CLUSTER: WEATHERS_OF_A_CLUSTER}.get(store, WEATHERS)
-    weather = weathers[(seed + number) % len(weathers)]
+    if weather not in weathers:
+        weather = weathers[(seed + number) % len(weathers)]
     # Most coalesce: what does not costs a POST an event, and a round shall take seconds.
     one_by_one = events // 10
     rest = events - 2 * one_by_one

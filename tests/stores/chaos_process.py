@@ -1,11 +1,11 @@
 """A process of a round: records through the public API, or delivers, on whichever store it is given.
 
-    python -m tests.stores.chaos_process recorder STORE BASE_URL NAME EVENTS SECONDS COALESCE SPILL
-    python -m tests.stores.chaos_process worker STORE BASE_URL NAME
+    python -m tests.stores.chaos_process recorder STORE REPLICAS BASE_URL NAME EVENTS SECONDS COALESCE SPILL
+    python -m tests.stores.chaos_process worker STORE REPLICAS BASE_URL NAME
 
-STORE is a path or an engine's URL; SPILL is a path, for what an engine does not take, or nothing. A recorder prints one
-line of JSON at its end: what `record_usage` took, by envelope. A worker prints "ready" and delivers until its standard
-input ends.
+STORE is a path or an engine's URL; REPLICAS of it have to have what is stored; SPILL is a path, for what an engine does
+not take, or nothing. A recorder prints one line of JSON at its end: what `record_usage` took, by envelope. A worker
+prints "ready" and delivers until its standard input ends.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _CLOSE = 60.0
 _WINDOW = 0.2
 
 
-def open_buffer(store: str, spill: str = "", **options: Any) -> UsageBuffer:
+def open_buffer(store: str, spill: str = "", replicas: int = 0, **options: Any) -> UsageBuffer:
     """A buffer on this store, with leases short enough to be stolen."""
     if "://" not in store:
         return UsageBuffer(store, **options)
     from x402tools import RedisStore
 
-    return UsageBuffer(store=RedisStore(store, lease=LEASE, spill=spill or None), **options)
+    return UsageBuffer(store=RedisStore(store, lease=LEASE, spill=spill or None, replicas=replicas), **options)
 
 
 def _started(store: str, base_url: str, name: str, **options: Any) -> Tuple[X402Client, UsageBuffer]:
@@ -58,12 +58,13 @@ def _started(store: str, base_url: str, name: str, **options: Any) -> Tuple[X402
 
 
 def record(
-    store: str, base_url: str, name: str, events: int, seconds: float, *, coalesce: bool, spill: str = ""
+    store: str, replicas: int, base_url: str, name: str, events: int, seconds: float, *, coalesce: bool, spill: str
 ) -> None:
     """Records so many events in about so many seconds, and tells what was taken."""
     rng = random.Random(name)
     never = threading.Event()  # only waited on
-    client, buffer = _started(store, base_url, name, deliver=False, coalesce=coalesce, spill=spill)
+    options = {"deliver": False, "coalesce": coalesce, "spill": spill, "replicas": replicas}
+    client, buffer = _started(store, base_url, name, **options)
     taken: Dict[str, List[int]] = {}
     marks: List[str] = []
     with client:
@@ -82,14 +83,14 @@ def record(
         buffer.close(_CLOSE)
         stats = _stats(buffer, never)
     if spill:
-        _hand_on(store, spill, never)
+        _hand_on(store, spill, replicas, never)
     print(json.dumps({"taken": taken, "marks": marks, "in_memory": stats.in_memory, "problem": stats.problem}))
 
 
-def _hand_on(store: str, spill: str, never: threading.Event) -> None:
+def _hand_on(store: str, spill: str, replicas: int, never: threading.Event) -> None:
     """Waits, as the next process would, until the engine has what lies in the file."""
     deadline = time.monotonic() + _CLOSE
-    with open_buffer(store, spill, deliver=False), SpoolView(spill) as file:
+    with open_buffer(store, spill, replicas, deliver=False), SpoolView(spill) as file:
         while file.counts().pending.events and time.monotonic() < deadline:
             never.wait(0.1)
 
@@ -106,9 +107,9 @@ def _stats(buffer: UsageBuffer, never: threading.Event) -> BufferStats:
         never.wait(0.1)
 
 
-def work(store: str, base_url: str, name: str) -> None:
+def work(store: str, replicas: int, base_url: str, name: str) -> None:
     """Delivers until standard input ends."""
-    options = {"coalesce": True, "coalesce_window": _WINDOW, "flush_interval": 0.1}
+    options = {"coalesce": True, "coalesce_window": _WINDOW, "flush_interval": 0.1, "replicas": replicas}
     client, buffer = _started(store, base_url, name, deliver=True, **options)
     with client:
         print("ready", flush=True)
@@ -118,12 +119,12 @@ def work(store: str, base_url: str, name: str) -> None:
 
 def main() -> None:
     faulthandler.enable()  # a hang is ended with SIGABRT, to see where it was
-    role, store, base_url, name, *rest = sys.argv[1:]
+    role, store, replicas, base_url, name, *rest = sys.argv[1:]
     if role == "worker":
-        work(store, base_url, name)
-    else:
-        events, seconds, coalesce, spill = rest
-        record(store, base_url, name, int(events), float(seconds), coalesce=coalesce == "True", spill=spill)
+        work(store, int(replicas), base_url, name)
+        return
+    events, seconds, coalesce, spill = rest
+    record(store, int(replicas), base_url, name, int(events), float(seconds), coalesce=coalesce == "True", spill=spill)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Verdict:
     billed: Tally = _NOTHING
     kills: int = 0
     stalls: int = 0
-    strokes: int = 0  # of the weather
+    strokes: Dict[str, int] = field(default_factory=dict)  # of the weather: what, and how often
     replays: int = 0  # POSTs that the service had booked before
     posts: int = 0
     faults: List[str] = field(default_factory=list)
@@ -183,7 +183,7 @@ class Round:
         return str(self._folder / f"r{recorder}.spill.db") if has_one else ""
 
     def _start(self, role: str, there: weather.Place, name: str, *more: str) -> Process:
-        arguments = (role, there.store, self._url, name, *more)
+        arguments = (role, there.store, str(there.replicas), self._url, name, *more)
         process = Process(self._folder, name, "tests.stores.chaos_process", *arguments)
         self._processes.append(process)
         return process

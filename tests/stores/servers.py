@@ -28,6 +28,9 @@ MISSING = {
 
 # What a server for billing data needs: nothing is evicted, and what it acknowledged is on disk.
 _OPTIONS = ("--appendonly", "yes", "--maxmemory-policy", "noeviction", "--save", "", "--bind", HOST)
+_OPTIONS += ("--repl-diskless-sync-delay", "0")  # a new replica is not kept waiting for others, which is 5 s
+
+Options = Sequence[str]  # of a server's command line
 
 _START = 30.0  # seconds; a busy machine needs far less
 _LOOK_EVERY = 0.02
@@ -62,7 +65,7 @@ class Server:
         options: for its command line, after those that every server for billing data needs.
     """
 
-    def __init__(self, folder: pathlib.Path, kind: str = REDIS, options: Sequence[str] = ()) -> None:
+    def __init__(self, folder: pathlib.Path, kind: str = REDIS, options: Options = ()) -> None:
         path = program(kind)
         if path is None:
             raise FileNotFoundError(MISSING[kind])
@@ -139,16 +142,20 @@ class Server:
 def replicated(folder: pathlib.Path, kind: str = REDIS) -> Iterator[Tuple[Server, Server]]:
     """A primary and its replica, which is up to date."""
     with Server(folder / "primary", kind) as primary:
-        options = ("--replicaof", f"{HOST} {primary.port}", "--repl-diskless-sync-delay", "0")
+        options = ("--replicaof", f"{HOST} {primary.port}")
         with Server(folder / "replica", kind, options) as replica:
-            pause = threading.Event()
-            for _ in range(int(_START / _LOOK_EVERY)):
-                if b"master_link_status:up" in _info(replica, "replication"):
-                    break
-                pause.wait(_LOOK_EVERY)
-            else:
-                raise RuntimeError("the replica did not connect to its primary")
+            wait_for_primary(replica)
             yield primary, replica
+
+
+def wait_for_primary(replica: Server) -> None:
+    """Returns when the replica has what its primary has."""
+    pause = threading.Event()
+    for _ in range(int(_START / _LOOK_EVERY)):
+        if b"master_link_status:up" in _info(replica, "replication"):
+            return
+        pause.wait(_LOOK_EVERY)
+    raise RuntimeError("the replica did not connect to its primary")
 
 
 @contextlib.contextmanager

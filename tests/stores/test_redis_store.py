@@ -63,6 +63,23 @@ def test_what_was_dropped_is_counted_once_however_often_it_is_told(engine: Engin
     assert engine.has_deposit(2)
 
 
+def test_a_deposit_that_comes_late_counts_nothing_twice(engine: Engine) -> None:
+    """It was given up after a time-out, the server had not run it by then and does so later: before or after another
+    one of the same things was made."""
+    late = Deposit(1, [make_batch(1, [5])], dropped=Tally(3, 7))
+    again = late._replace(number=2)
+
+    has_it = engine.has_deposit(1), engine.has_deposit(1)
+    engine.deposit(late)
+    engine.deposit(again)
+    engine.deposit(late)
+
+    assert has_it == (False, False)
+    assert engine.has_deposit(2)
+    assert (engine.counts().recorded, engine.counts().dropped) == (Tally(4, 12), Tally(3, 7))
+    assert_adds_up(engine.counts())
+
+
 def test_a_server_that_comes_back_empty_is_worked_on(engine: Engine, server: Server, clock: FakeClock) -> None:
     """What it lost is lost; who held some of it notices, and takes what comes later."""
     engine.deposit(Deposit(1, [make_batch(1), _recorded(2)]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import Iterator, List
@@ -190,3 +192,47 @@ def test_a_file_for_another_server_is_refused(
 
     with pytest.raises(SpoolError, match="another"):
         Spilling(Engine(RedisStore(server.url, namespace="other"), max_bytes=2**40), file_in(tmp_path))
+
+
+@pytest.mark.parametrize("comes_late", [True, False])
+def test_what_was_dropped_is_counted_once(server: Server, tmp_path: pathlib.Path, comes_late: bool) -> None:
+    """Though the server did not answer in time: it runs the deposit later, or never got it."""
+    clock = FakeClock()
+    with Proxy(server.port) as network:
+        engine = Engine(RedisStore(network.url, timeout=0.3), max_bytes=2**40, clock=clock)
+        store = Spilling(engine, file_in(tmp_path), clock=clock)
+        store.deposit(Deposit(1, [make_batch(1)]))
+        on_server = Engine(RedisStore(server.url), max_bytes=2**40)
+
+        os.kill(server.pid, signal.SIGSTOP)
+        if not comes_late:
+            network.cut()
+        store.deposit(Deposit(2, [make_batch(2)], dropped=Tally(3, 7)))
+        os.kill(server.pid, signal.SIGCONT)
+        if comes_late:
+            wait_until(lambda: on_server.counts().dropped == Tally(3, 7), "the server runs it")
+        network.mend()
+        clock.advance(2.0)
+        store.look()
+        store.deposit(Deposit(3, [make_batch(3)]))
+
+        assert store.counts().dropped == Tally(3, 7)
+        assert store.counts().recorded == Tally(6, 10)
+        assert_adds_up(store.counts())
+        on_server.close()
+        store.close()
+
+
+def test_a_loss_that_nobody_can_tell_of_is_counted_meanwhile(
+    network: Proxy, tmp_path: pathlib.Path, clock: FakeClock
+) -> None:
+    """While the server is away, and when the process ends before it is back."""
+    store = spilling(network, tmp_path, clock)
+    network.cut()
+    store.deposit(Deposit(1, dropped=Tally(3, 7)))
+
+    meanwhile = store.counts()
+    store.close()
+
+    assert meanwhile.dropped == meanwhile.recorded == Tally(3, 7)
+    assert file_in(tmp_path).counts().dropped == Tally(3, 7)

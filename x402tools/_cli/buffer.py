@@ -8,12 +8,12 @@ import click
 
 from x402tools import UsageBuffer
 from x402tools._batch import Post
-from x402tools._cli import codes, fleet, glance
+from x402tools._cli import codes, fleet, fleet_view, glance
 from x402tools._cli.audit import audit
 from x402tools._cli.doctor import doctor
 from x402tools._cli.drain import drain
 from x402tools._cli.export import document_of_post, export
-from x402tools._cli.options import output_option, place_options, spool_argument
+from x402tools._cli.options import output_option, place_options
 from x402tools._cli.output import Column, Output, amount_of_bytes, at, duration, first, say
 from x402tools._cli.watch import watch
 from x402tools._inspect import SpoolView
@@ -37,7 +37,7 @@ _DEAD_COLUMNS = (
 
 @click.group("buffer")
 def buffer() -> None:
-    """A spool: the file at PATH that a UsageBuffer keeps.
+    """A spool: the file at PATH that a UsageBuffer keeps; or with --store what a fleet has on an engine.
 
     Looking changes nothing and waits for nobody: the service may run on.
     """
@@ -74,12 +74,12 @@ def status(path: Optional[str], store: Optional[str], output: Output) -> int:
 
 
 @buffer.command("peek")
-@spool_argument
+@place_options
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=10, help="So many at the most (default 10).")
 @output_option
-def peek(path: str, limit: int, output: Output) -> None:
+def peek(path: Optional[str], store: Optional[str], limit: int, output: Output) -> None:
     """The events that have been pending longest."""
-    with SpoolView(path) as view:
+    with fleet_view.opened(path, store) as view:
         posts: Iterator[Post] = first(view.pending(), limit)
         output.table(
             _PEEK_COLUMNS,

@@ -1,4 +1,4 @@
-"""What can be wrong between a spool and its service: the base URL, the key, the clock."""
+"""What can be wrong between a spool, or a fleet, and its service: the base URL, the key, the clock."""
 
 from __future__ import annotations
 
@@ -19,27 +19,34 @@ _PATIENCE = 20.0  # seconds for the whole answer
 _CLOCK_SLACK = 60.0  # seconds; TLS and billing periods do not mind less
 
 
-def check_service(path: str, service: Service) -> List[Finding]:
-    """Asks the service once, for the list of envelopes, with the key that a client here would use."""
+def check_service(destination: Optional[str], service: Service, *, what: str = "spool") -> List[Finding]:
+    """Asks the service once, for the list of envelopes, with the key that a client here would use.
+
+    `destination` is the fingerprint of the base URL that the spool, or `what` it is, is for, as far as it is known.
+    """
     try:
         client = service.client(max_retries=0)
     except ValidationError as error:
         about = "key" if "api_key" in str(error) or "API_KEY" in str(error) else "base URL"
         return [Finding("fault", about, str(error), "set X402TOOLS_API_KEY and X402TOOLS_BASE_URL as for the service")]
     with client:
-        return [_check_base_url(path, client.base_url), *_check_answer(client)]
+        return [_check_base_url(destination, client.base_url, what), *_check_answer(client)]
 
 
-def _check_base_url(path: str, base_url: str) -> Finding:
-    is_default = " (the default; X402TOOLS_BASE_URL is not set)" if base_url == DEFAULT_BASE_URL else ""
+def destination_of(path: str) -> Optional[str]:
+    """That of a spool."""
     try:
         with SpoolView(path) as view:
-            destination = view.destination()
+            return view.destination()
     except SpoolError:
-        destination = None
+        return None
+
+
+def _check_base_url(destination: Optional[str], base_url: str, what: str) -> Finding:
+    is_default = " (the default; X402TOOLS_BASE_URL is not set)" if base_url == DEFAULT_BASE_URL else ""
     if destination not in (None, fingerprint(base_url)):
-        advice = "set X402TOOLS_BASE_URL to what the service has; another one cannot deliver this spool"
-        return Finding("fault", "base URL", f"{base_url}{is_default} is not the one the spool is for", advice)
+        advice = "set X402TOOLS_BASE_URL to what the service has; another one cannot deliver this " + what
+        return Finding("fault", "base URL", f"{base_url}{is_default} is not the one the {what} is for", advice)
     return Finding("ok", "base URL", base_url + is_default)
 
 

@@ -1,4 +1,4 @@
-"""`x402tools buffer export`: the events of a spool as lines of JSON, which `x402tools replay` reads."""
+"""`x402tools buffer export`: the events of a spool, or of a fleet, as lines of JSON, which `x402tools replay` reads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, Dict, Iterator, Optional, TextIO
+from typing import Any, Dict, Iterator, Optional, TextIO, Tuple, Union
 
 import click
 
 from x402tools._batch import Post
-from x402tools._cli.options import output_option, spool_argument
+from x402tools._cli import fleet_view
+from x402tools._cli.fleet_view import FleetView
+from x402tools._cli.options import STORE_VARIABLE, output_option
 from x402tools._cli.output import Output, at, plain, say
 from x402tools._inspect import SpoolView
 from x402tools._store import DeadLetter
@@ -20,18 +22,20 @@ _STATES = ("pending", "held", "dead")
 
 
 @click.command("export")
-@spool_argument
-@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
+@click.argument("words", nargs=-1, metavar="[PATH] FILE")
+@click.option("--store", metavar="URL", help=f"The engine that a fleet shares, in place of PATH; or {STORE_VARIABLE}.")
 @click.option("--only", type=click.Choice(_STATES), help="Only these (default: all).")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @output_option
-def export(path: str, file: str, only: Optional[str], force: bool, output: Output) -> None:
+def export(words: Tuple[str, ...], store: Optional[str], only: Optional[str], force: bool, output: Output) -> None:
     """Writes what is pending, held or dead to FILE, a POST a line; - is stdout.
 
-    The spool keeps it all. `x402tools replay FILE` reports such a file elsewhere, under the same keys.
+    The spool keeps it all. `x402tools replay FILE` reports such a file elsewhere, under the same keys. What workers
+    fold on an engine meanwhile may be missing: stop them first.
     """
+    path, store, file = _places(words, store)
     counts = dict.fromkeys(_STATES, 0)
-    with SpoolView(path) as view, view.one_moment(), _opened(file, force) as stream:
+    with fleet_view.opened(path, store) as view, view.one_moment(), _opened(file, force) as stream:
         for document in _documents(view, only):
             counts[document["spool"]["state"]] += 1
             stream.write(json.dumps(plain(document), ensure_ascii=False) + "\n")
@@ -39,6 +43,20 @@ def export(path: str, file: str, only: Optional[str], force: bool, output: Outpu
         say(f"Exported {counts['pending']} pending, {counts['held']} held and {counts['dead']} dead.")
     else:
         output.facts(counts.items(), {"file": file, **counts})
+
+
+def _places(words: Tuple[str, ...], store: Optional[str]) -> Tuple[Optional[str], Optional[str], str]:
+    """The spool or the store, and the file."""
+    if not words or len(words) > 2:
+        raise click.UsageError("Give the PATH of a spool, or --store, and a FILE.")
+    if len(words) == 2:
+        if store is not None:
+            raise click.UsageError("Give the PATH of a spool, or --store; not both.")
+        return words[0], None, words[1]
+    store = store or os.environ.get(STORE_VARIABLE) or None
+    if store is None:
+        raise click.UsageError("Give the PATH of a spool, or --store, and a FILE.")
+    return None, store, words[0]
 
 
 def document_of_post(post: Post) -> Dict[str, Any]:
@@ -71,7 +89,7 @@ def _document_of_letter(letter: DeadLetter) -> Dict[str, Any]:
     }
 
 
-def _documents(view: SpoolView, only: Optional[str]) -> Iterator[Dict[str, Any]]:
+def _documents(view: Union[SpoolView, FleetView], only: Optional[str]) -> Iterator[Dict[str, Any]]:
     if only in (None, "pending"):
         yield from map(document_of_post, view.pending())
     if only in (None, "held"):

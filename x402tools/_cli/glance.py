@@ -1,4 +1,4 @@
-"""How a spool stands at a moment, put together for `status`, `watch` and whoever else tells it."""
+"""How a spool, or a store on a server, stands at a moment: for `status`, `watch` and whoever else tells it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Glance(NamedTuple):
         at: seconds since 1970.
         file_bytes: of the file and its log together.
         set_aside: damaged files beside it.
+        workers: of a store on a server, how many deliver; None for a file.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Glance(NamedTuple):
     at: float
     file_bytes: int
     set_aside: Tuple[str, ...]
+    workers: Optional[int] = None
 
     @property
     def oldest_pending_age(self) -> Optional[float]:
@@ -44,6 +46,13 @@ class Glance(NamedTuple):
         """Whether recorded = delivered + pending + dead + dropped, in events and in units."""
         counts = self.counts
         return counts.recorded == counts.delivered.plus(counts.pending).plus(counts.dead).plus(counts.dropped)
+
+    @property
+    def who_delivers(self) -> str:
+        """For people."""
+        if self.workers is None:
+            return process_name(self.deliverer)
+        return f"{self.workers} worker{'' if self.workers == 1 else 's'}" if self.workers else "nobody"
 
     def tallies(self) -> Iterator[Tuple[str, Tally]]:
         """The ledger by name, and whatever else the store counts in events and units."""
@@ -62,6 +71,7 @@ class Glance(NamedTuple):
             "spool_bytes": self.counts.size,
             "file_bytes": self.file_bytes,
             "set_aside": list(self.set_aside),
+            **({} if self.workers is None else {"workers": self.workers}),
         }
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from typing import Any, Deque, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional
 
 import click
 
-from x402tools._cli import glance, screen
+from x402tools._cli import fleet_view, glance, screen
 from x402tools._cli.glance import Glance
-from x402tools._cli.options import output_option, spool_argument
+from x402tools._cli.options import output_option, place_options
 from x402tools._cli.output import Output, duration
 from x402tools._inspect import SpoolView
 from x402tools._store import Tally
@@ -90,32 +90,43 @@ class Watcher:
 
 
 @click.command("watch")
-@spool_argument
+@place_options
 @click.option(
     "--interval", type=click.FloatRange(0.1, 3600), default=1.0, metavar="SECONDS", help="Between looks (default 1)."
 )
 @click.option("--count", type=click.IntRange(min=1), help="End after so many looks (default: at Ctrl-C).")
 @output_option
-def watch(path: str, interval: float, count: Optional[int], output: Output) -> None:
-    """Shows how a spool is worked on, until Ctrl-C.
+def watch(path: Optional[str], store: Optional[str], interval: float, count: Optional[int], output: Output) -> None:
+    """Shows how a spool, or what a fleet has on an engine, is worked on, until Ctrl-C.
 
     In a pipe a line each time; with --json a JSON document a line.
     """
     watcher = Watcher()
     looks = itertools.count(1) if count is None else range(1, count + 1)
-    with interruption.noticed() as stop, screen.Picture() if output.is_terminal else nullcontext() as picture:
+    framed = screen.Picture() if output.is_terminal else nullcontext()
+    with interruption.noticed() as stop, _looking(path, store) as look, framed as picture:
         for number in looks:
-            view = watcher.add(_look(path))
+            view = watcher.add(look())
             if picture is not None:
-                picture.draw(path, _lines(view, watcher))
+                picture.draw(view.seen.path, _lines(view, watcher))
             else:
                 _print(output, view, is_first=number == 1)
             if number == count or stop.wait(interval):
                 return
 
 
-def _look(path: str) -> Glance:
-    """How it is now. Opened anew each time, because the file may be another one by now."""
+@contextmanager
+def _looking(path: Optional[str], store: Optional[str]) -> Iterator[Callable[[], Glance]]:
+    """What tells how it is now. A file is opened anew each time, because it may be another one by then."""
+    if store is None:
+        yield lambda: _look_at_file(path)
+        return
+    with fleet_view.FleetView(store) as fleet:
+        yield lambda: fleet_view.take(fleet)
+
+
+def _look_at_file(path: Optional[str]) -> Glance:
+    assert path is not None
     with SpoolView(path) as spool:
         return glance.take(spool)
 
@@ -140,7 +151,7 @@ def _lines(view: View, watcher: Watcher) -> List[Any]:
     state = view.state if view.state != "waiting" else f"waiting, nothing delivered for {duration(view.stalled_for)}"
     lines = [
         screen.styled((f"{'state':<16}", "bold"), (state, color)),
-        screen.styled((f"{'delivered by':<16}", "bold"), glance.process_name(seen.deliverer)),
+        screen.styled((f"{'delivered by':<16}", "bold"), seen.who_delivers),
         _row("pending", counts.pending, spark([float(one) for one in watcher.pending]), "yellow"),
         _row("delivered", counts.delivered, spark(list(watcher.rates)), "green"),
         screen.styled((f"{'delivered/s':<16}", "bold"), _rate(view.delivered_rate)),

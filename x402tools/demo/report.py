@@ -63,7 +63,7 @@ def bill(outcome: Outcome) -> List[str]:
     extra = ["cut off", f"{outcome.cut_off:,}", "", f"{outcome.cut_off_billed:,}", "", "either", ""]
     lines = table(outcome.rows, "access log", "ledger", extra=extra if outcome.cut_off else None)
     if outcome.cut_off:
-        lines += ["", "Cut off: a worker was killed inside the request, before record_usage had returned."]
+        lines += ["", *wrapped("Cut off: a worker was killed inside the request, before record_usage had returned.")]
     return lines
 
 
