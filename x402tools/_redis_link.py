@@ -10,6 +10,7 @@ of both is refused.
 from __future__ import annotations
 
 import copy
+import re
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -21,6 +22,7 @@ from x402tools.redis_store import RedisStore
 
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}  # what redis-py calls them
 _LONGEST_REASON = 300  # characters
+_MOVED = re.compile(r"(^|: )MOVED [0-9]")  # 5.0.0 has no kind of its own for it
 
 
 class _Time:
@@ -179,16 +181,25 @@ class Link:
             return ask(self._only)
         try:
             return ask(self._nodes.client(self._slot))
-        except (self._errors.MovedError, self._errors.ConnectionError):
-            self._nodes.forget()
-        except (self._errors.TimeoutError, self._errors.ClusterDownError):
-            self._nodes.forget()
-            raise
+        except self._errors.RedisError as error:
+            if self._is_about_the_map(error):
+                self._nodes.forget()
+            # Who did not answer in time may have done it, and would have the caller wait for twice as long.
+            if not isinstance(error, self._errors.ConnectionError) and not self._has_moved(error):
+                raise
         try:
             return ask(self._nodes.client(self._slot))
-        except self._errors.RedisError:
-            self._nodes.forget()
+        except self._errors.RedisError as error:
+            if self._is_about_the_map(error):
+                self._nodes.forget()
             raise
+
+    def _is_about_the_map(self, error: Exception) -> bool:
+        kinds = (self._errors.ConnectionError, self._errors.TimeoutError, self._errors.ClusterDownError)
+        return isinstance(error, kinds) or self._has_moved(error) or "CLUSTERDOWN" in str(error)
+
+    def _has_moved(self, error: Exception) -> bool:
+        return isinstance(error, self._errors.MovedError) or bool(_MOVED.search(str(error)))
 
 
 def _url_of(parts: SplitResult, address: Optional[Address]) -> str:
