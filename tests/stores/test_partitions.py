@@ -343,6 +343,25 @@ def test_a_buffer_records_into_all_partitions_and_each_envelope_into_one(server:
             assert {partition_of(envelope, COUNT) for envelope in envelopes} == {number}
 
 
+def test_who_looks_sees_all_partitions_and_each_worker_once(server: Server) -> None:
+    """What is pending, dead or delivering, with the number of partitions in the address."""
+    pytest.importorskip("click", reason="the command line is the extra `cli`")
+    from x402tools._cli.fleet_view import FleetView
+
+    server.ask("FLUSHALL")
+    url = f"{server.url}?partitions={COUNT}"
+    with contextlib.closing(Partitions(RedisStore(url), max_bytes=2**40)) as store, FleetView(url) as view:
+        store.deposit(Deposit(1, [*(_sealed(at + 1, at) for at in range(COUNT)), _unsealed(9, 2)]))
+        assert store.claim()
+        (one, *_) = _acknowledged(store.oldest_sealed(0, 10))
+        store.settle([], [Burial(one.place, one.post, "no such envelope", 404, 1)])
+
+        assert len(list(view.pending())) == COUNT
+        assert [letter.key for letter in view.dead_letters()] == [one.post.key]
+        assert view.counts().recorded == Tally(COUNT + 1, COUNT + 1)
+        assert len(view.workers()) == 1
+
+
 @pytest.mark.parametrize(
     ("url", "partitions"),
     [
