@@ -29,6 +29,9 @@ MOST_EVENTS = 500
 # Below this many bytes compressing saves little.
 _WORTH_COMPRESSING = 512
 _FASTEST = 1  # zlib level; the higher ones save a few per cent more and cost several times the time
+# zlib clears its tables before it begins: those of its defaults take 75 µs, longer than a small batch does, these 3 µs.
+# Rows repeat what the rows just before them say, so a window of 8 KiB finds as much.
+_WINDOW_BITS, _MEMORY_LEVEL = 13, 6
 
 # The largest batch there can be: 500 events with 64 KiB of metadata each. A larger one was not written by us.
 _LARGEST_PAYLOAD = 64 * 1024 * 1024
@@ -147,7 +150,8 @@ def _seal(recorder: str, rows: Sequence[Tuple[object, ...]]) -> bytes:
     payload = _json_writer.write([recorder, rows])
     compressed = len(payload) > _WORTH_COMPRESSING
     if compressed:
-        payload = zlib.compress(payload, _FASTEST)
+        compressor = zlib.compressobj(_FASTEST, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
+        payload = compressor.compress(payload) + compressor.flush()
     return _HEADER.pack(FORMAT, compressed, _checksum(FORMAT, compressed, payload)) + payload
 
 

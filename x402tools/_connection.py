@@ -142,6 +142,16 @@ class _Thread(sqlitedict.SqliteMultithread):  # type: ignore[misc]  # sqlitedict
     """sqlitedict's connection thread, which dies of a row it cannot read; this one remembers of what."""
 
     died_of: Optional[Exception] = None
+    _requests: queue.SimpleQueue[Any]
+
+    @property
+    def reqs(self) -> queue.SimpleQueue[Any]:
+        """What sqlitedict makes a `Queue` of: one written in Python, each put and get of which takes three locks."""
+        return self._requests
+
+    @reqs.setter
+    def reqs(self, _: object) -> None:
+        self._requests = queue.SimpleQueue()
 
     def _connect(self) -> Tuple[sqlite3.Connection, sqlite3.Cursor]:
         connection, _ = super()._connect()

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
+from benchmarks.harness.cores import group_cpu
 from benchmarks.harness.figures import percentile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -70,6 +71,10 @@ class WebServer:
         self._log.seek(0)
         raise NotServing(self._log.read().decode(errors="replace")[-500:])
 
+    def cpu(self) -> Optional[float]:
+        """CPU seconds that all its processes have used; None where that is not told."""
+        return group_cpu(self._process.pid)
+
     def pause(self) -> None:
         """Stops all its processes where they are."""
         os.killpg(self._process.pid, signal.SIGSTOP)
@@ -108,9 +113,14 @@ def drive(server: WebServer, seconds: float, connections: int) -> Dict[str, Any]
     """Asks as fast as it answers, over so many connections.
 
     Returns:
-        requests a second, p50 and p99 in microseconds, and answers that were not 2xx.
+        requests a second, p50 and p99 in microseconds, answers that were not 2xx, and CPU microseconds of the service
+        a request (None where that is not told).
     """
-    return _wrk(server, seconds, connections) if has_wrk() else warm_up(server, seconds, connections)
+    before, began = server.cpu(), time.monotonic()
+    found = _wrk(server, seconds, connections) if has_wrk() else warm_up(server, seconds, connections)
+    after, took = server.cpu(), time.monotonic() - began
+    used = None if before is None or after is None else after - before
+    return {**found, "cpu": None if used is None else used / max(found["rate"] * took, 1) * 1e6}
 
 
 def warm_up(server: WebServer, seconds: float, connections: int) -> Dict[str, Any]:

@@ -120,6 +120,17 @@ def test_what_was_not_written_here_is_refused(name: str) -> None:
         _batch.decode(FOREIGN[name])
 
 
+def test_a_batch_can_be_read_by_anything_that_reads_zlib() -> None:
+    """Whatever window it was written with: an earlier version, and whoever looks at the file with other tools."""
+    value = _batch.encode("rec", 1, [make_event(number, 5, {"endpoint": "/a"}) for number in range(500)]).value
+
+    recorder, rows = json.loads(zlib.decompress(value[6:]))
+
+    assert value[1] == 1
+    assert (recorder, len(rows)) == ("rec", 500)
+    assert len(value) < 500 * 60  # bytes an event, as the benchmark of the disk asks
+
+
 def test_a_bomb_is_refused() -> None:
     """A few kilobytes that would unpack to more than any batch can hold never fill the memory."""
     bomb = zlib.compress(b" " * (_batch._LARGEST_PAYLOAD + 1), 9)

@@ -23,6 +23,10 @@ Strike = Callable[[random.Random, Callable[[float], object]], str]
 # Seconds between two strokes, and how long each lasts.
 _PAUSES, _LENGTHS = (0.5, 2.0), (0.3, 1.5)
 
+# Or so long, of a primary that dies cut off from its replica: shorter than the window of a fold, so that what was read
+# meanwhile, of which the replica does not know, is not sealed by then.
+_MOMENT = (0.0, 0.15)
+
 # Bytes beyond what is in use at which an engine is full.
 _ROOM_LEFT = 20_000
 
@@ -123,7 +127,7 @@ def _fail_over(pair: Pair, rng: random.Random, wait: Callable[[float], object]) 
     is_cut, dies = rng.choice(((True, False), (False, True), (True, True)))
     if is_cut:
         pair.cut_off_replica()
-        wait(rng.uniform(*_LENGTHS))
+        wait(rng.uniform(*(_MOMENT if dies and rng.random() < 0.5 else _LENGTHS)))
     if not dies:
         pair.mend_replica()
         return "replica cut off"
