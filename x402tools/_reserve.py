@@ -40,6 +40,7 @@ from x402tools._store import (
     DeadLetter,
     HeldPost,
     Holding,
+    Part,
     Place,
     RecordedBatch,
     SealedBatch,
@@ -48,6 +49,7 @@ from x402tools._store import (
 from x402tools.errors import SpoolError
 
 if TYPE_CHECKING:  # most buffers keep a file, and need nothing of a server
+    from x402tools._redis_partitions import Partitions
     from x402tools._redis_store import Engine
     from x402tools._spill import Spilling
 
@@ -134,7 +136,7 @@ class UnderWay:
 class Reserve:
     """A store: the spool, and memory while the spool fails."""
 
-    def __init__(self, spool: Union[Spool, Engine, Spilling]) -> None:
+    def __init__(self, spool: Union[Spool, Engine, Partitions, Spilling]) -> None:
         self._spool = spool
         # Where callers write by themselves; None where they cannot.
         self._file: Optional[Spool] = spool if isinstance(spool, Spool) and spool.stores_here else None
@@ -331,6 +333,10 @@ class Reserve:
     def sweep(self) -> bool:
         return self._spool.sweep()
 
+    def parts(self) -> Sequence[Part]:
+        """What is folded apart."""
+        return [self] if isinstance(self._spool, Spool) else self._spool.parts()
+
     def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
         """See `Store`. Never raises SpoolError: what the spool does not take is not noted, and `trouble` says why."""
         with self._lock:
@@ -451,8 +457,9 @@ class Reserve:
             owed = [one.post for one in self._owed]  # settled, and still in the spool as pending
         units = _units_of(envelope_id, kept) - _units_of(envelope_id, owed)
         # What is recorded first: what is sealed meanwhile may be missed rather than counted twice.
-        units += self._units_in(envelope_id, self._spool.pending_events, recorded_up_to)
-        units += self._units_in(envelope_id, self._spool.pending_posts, up_to)
+        part = self._spool if isinstance(self._spool, Spool) else self._spool.part_of(envelope_id)
+        units += self._units_in(envelope_id, part.pending_events, recorded_up_to)
+        units += self._units_in(envelope_id, part.pending_posts, up_to)
         return max(units, 0)
 
     def _units_in(self, envelope_id: str, page: Callable[[int, int, int], Tuple[int, List[Post]]], up_to: int) -> int:

@@ -22,6 +22,7 @@ from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._intake import Intake
 from x402tools._line import Line, Place
+from x402tools._partition import split
 from x402tools._reserve import Reserve, UnderWay
 from x402tools._store import Tally
 from x402tools._threads import LastingThread
@@ -63,6 +64,7 @@ class Writer:
         on_mended: called with what was done about a spool that was damaged or gone.
         on_taken: called with the events of each batch, with the lock held.
         as_stored: what of the events is written down; they themselves, unless they are to carry their time.
+        partitions: into so many parts the store is split: each batch is of one.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Writer:
         encode: Callable[..., EncodedBatch] = _batch.encode,
         on_taken: Callable[[Sequence[Event]], None] = lambda _: None,
         as_stored: Callable[[List[Event]], List[Event]] = lambda events: events,
+        partitions: int = 1,
     ) -> None:
         self._intake = intake
         self._store = store
@@ -88,6 +91,7 @@ class Writer:
         self._encode = encode
         self._on_taken = on_taken
         self._as_stored = as_stored
+        self._partitions = partitions
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
@@ -324,7 +328,8 @@ class Writer:
         """Stores what is here and up to `most` events of the intake; how many it took from there."""
         taken = 0
         while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
-            taken += self._take(min(_batch.MOST_EVENTS, most - taken))
+            # So many more with several partitions, that the batches are as large.
+            taken += self._take(min(_batch.MOST_EVENTS * self._partitions, most - taken))
         self._store.append(self._unstored, Tally())
         stored = sum(batch.events for batch in self._unstored)
         self._unstored = []  # after an interrupt they are appended once more, which is harmless
@@ -336,19 +341,26 @@ class Writer:
         return taken
 
     def _take(self, most: int) -> int:
-        """Makes a batch of up to so many events of the intake, to be stored; how many they are."""
+        """Makes batches of up to so many events of the intake, to be stored; how many events they have."""
         events = self._intake.take(most)
         try:
-            batch = self._encode(self._intake.recorder, self._batch_number + 1, self._as_stored(events))
+            batches = self._encoded(events)
         except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
             self._intake.give_back(events)
             raise
-        self._batch_number += 1
-        self._unstored.append(batch)
-        self._intake.held_elsewhere(batch.events)
-        self._held += batch.events
+        self._batch_number += len(batches)
+        self._unstored += batches
+        self._intake.held_elsewhere(len(events))
+        self._held += len(events)
         self._on_taken(events)
         return len(events)
+
+    def _encoded(self, events: List[Event]) -> List[EncodedBatch]:
+        """The batches of these events. Each has a number of its own, as a repetition is known by it; in one partition
+        they rise."""
+        parts = [events] if self._partitions == 1 else split(events, self._partitions)
+        recorder, first = self._intake.recorder, self._batch_number + 1
+        return [self._encode(recorder, number, self._as_stored(part)) for number, part in enumerate(parts, first)]
 
     def _account(self) -> None:
         """Events that were taken and are still in memory, here or in the store, leave less room for new ones."""
