@@ -29,7 +29,7 @@ def test_every_event_reaches_the_bill_once_though_workers_die(tmp_path: pathlib.
 
 def test_a_service_that_ignores_keys_bills_too_much_and_the_round_says_so(tmp_path: pathlib.Path) -> None:
     """Otherwise a round that finds nothing would mean nothing."""
-    faults = FaultPlan("doubles", {"reset after": 0.3}, honours_keys=False)
+    faults = FaultPlan("doubles", {"reset after": 0.1}, honours_keys=False)
     plan = chaos_plan.draw(chaos_plan.SQLITE, 1, 1, events=300, kills=0)._replace(faults=faults)
 
     verdict, line = chaos.play(plan, tmp_path)
