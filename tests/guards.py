@@ -739,8 +739,8 @@ GUARDS: List[Guard] = [
     Guard(
         "every node is asked whether it evicts",
         "_redis_start.py",
-        "for link in self._link.primaries():",
-        "for link in self._link.primaries()[:1]:",
+        "for link in self._link.primaries()]",
+        "for link in self._link.primaries()[:1]]",
         "tests/stores/test_cluster.py::test_every_node_has_to_be_one_that_evicts_nothing",
     ),
     Guard(

@@ -38,8 +38,9 @@ class Entrance:
         """
         if self._is_in:
             return
-        for link in self._link.primaries():
-            check(link, self._store)
+        weak = [check(link, self._store) for link in self._link.primaries()]
+        for one in dict.fromkeys(filter(None, weak)):
+            log.warning("%s: the server %s", self._store.place, one)
         self.keep_partitions()
         self._is_in = True
 
@@ -59,8 +60,8 @@ class Entrance:
             )
 
 
-def check(link: Link, store: RedisStore) -> None:
-    """Refuses a server that would lose usage, and warns of one that may.
+def check(link: Link, store: RedisStore) -> str:
+    """Refuses a server that would lose usage; what to warn of in one that may, or nothing.
 
     What the server does not let this user ask is taken for good.
 
@@ -87,5 +88,4 @@ def check(link: Link, store: RedisStore) -> None:
         weak.append("has no append-only file, so what it holds ends with it (appendonly yes)")
     if replication and not int(replication.get("connected_slaves", 0)):
         weak.append("has no replica")
-    if weak:
-        log.warning("%s: the server %s", place, " and ".join(weak))
+    return " and ".join(weak)

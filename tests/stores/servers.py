@@ -63,15 +63,16 @@ class Server:
         folder: where its files go; made if it is not there.
         kind: "redis" or "valkey".
         options: for its command line, after those that every server for billing data needs.
+        bus: how much higher the port is by which nodes of a cluster talk to each other.
     """
 
-    def __init__(self, folder: pathlib.Path, kind: str = REDIS, options: Options = ()) -> None:
+    def __init__(self, folder: pathlib.Path, kind: str = REDIS, options: Options = (), bus: int = 0) -> None:
         path = program(kind)
         if path is None:
             raise FileNotFoundError(MISSING[kind])
         self.kind = kind
         self.folder = folder
-        self.port = free_port()
+        self.port = free_port(also=bus)
         self._command = [path, "--port", str(self.port), "--dir", str(folder), *_OPTIONS, *options]
         self._process: Optional[subprocess.Popen[bytes]] = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,9 +173,8 @@ class Node(Server):
     """A server in cluster mode."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        # Its port of the cluster's own protocol is 10,000 above.
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendfsync", "always")
-        super().__init__(folder, REDIS, options)
+        super().__init__(folder, REDIS, options, bus=10_000)
 
     @property
     def url(self) -> str:
@@ -359,12 +359,14 @@ def _end(*sockets: socket.socket) -> None:
         one.close()
 
 
-def free_port() -> int:
-    """A port that was free a moment ago, below those that systems give to clients: a killed server finds it again."""
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 50):
-        with socket.socket() as candidate:
+def free_port(also: int = 0) -> int:
+    """A port that was free a moment ago, below those that systems give to clients: a killed server finds it again. The
+    one that is so much higher is free too."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000 - also), 50):
+        with contextlib.ExitStack() as stack:
             try:
-                candidate.bind((HOST, port))
+                for wanted in {port, port + also}:
+                    stack.enter_context(socket.socket()).bind((HOST, wanted))
             except OSError:
                 continue
             return port
