@@ -75,7 +75,7 @@ class Post(NamedTuple):
 class EncodedBatch(NamedTuple):
     """A batch ready for the spool. Its id makes storing it twice impossible.
 
-    `is_sealed` is False for events that are still to be folded.
+    `is_sealed` is False for events that are still to be folded; `partition` counts in a store that has several.
     """
 
     id: str
@@ -83,6 +83,7 @@ class EncodedBatch(NamedTuple):
     units: int
     value: bytes
     is_sealed: bool = True
+    partition: int = 0
 
 
 def encode(

@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from x402tools import _spool_held, _spool_rows
-from x402tools._connection import Connection, DatabaseError, Row, Transaction
+from x402tools._connection import Connection, DatabaseError
 from x402tools._spool_recorded import WAITING
 from x402tools._spool_rows import FITS, VALUE, are_counts
 from x402tools._store import Tally
+from x402tools._transaction import Row, Transaction
 from x402tools.errors import SpoolError
 
 Reader = Callable[[str, Sequence[Any]], List[Row]]  # statement and parameters to rows

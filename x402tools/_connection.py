@@ -28,11 +28,10 @@ from urllib.parse import quote
 import sqlitedict
 
 from x402tools import _process, _spool_file
+from x402tools._direct import Direct
 from x402tools._fair_lock import FairLock
+from x402tools._transaction import Row, Statement, Transaction, until_unlocked
 from x402tools.errors import SpoolError
-
-Statement = Tuple[str, Sequence[Any]]
-Row = Tuple[Any, ...]
 
 DatabaseError = sqlite3.Error
 PlainConnection = sqlite3.Connection
@@ -46,6 +45,10 @@ _BUSY_STEP = 20
 # Longer than SQLite itself may wait, so that running out of it means that the thread is stuck. Seconds.
 _DEADLINE = 12.0
 _LOOK_EVERY = 0.05  # seconds between looks whether the thread is alive
+
+# A statement of a calling thread that takes so long is not waited for at the end: it usually takes 50 microseconds, and
+# another process's lock is waited for by itself.
+_HANGS = 0.5
 
 # What SQLite says when the content of the file is not what it wrote. sqlite3 has error codes only since Python 3.11.
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "could not decode")
@@ -180,56 +183,6 @@ class _Dict(sqlitedict.SqliteDict):  # type: ignore[misc]  # sqlitedict has no t
         return _Thread(self.filename, autocommit=False, journal_mode="WAL", outer_stack=False)
 
 
-class Transaction:
-    """The statements of one transaction. They are sent together, because every wait costs two changes of thread.
-
-    Args:
-        exchange: runs statements in order up to the first that fails; the rows of the last. What starts with a BEGIN
-            happens as a whole or not at all.
-        kind: see `Connection.transaction`.
-        give_up: the moment of `time.monotonic()` until which another process's lock is waited for.
-    """
-
-    def __init__(self, exchange: Callable[[Sequence[Statement]], List[Row]], kind: str, give_up: float) -> None:
-        self._exchange = exchange
-        self._begin: Optional[Statement] = (f"BEGIN {kind}", ())  # None when it has begun
-        self._give_up = give_up
-        self._waiting: List[Statement] = []
-
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        """Adds a statement; its failure shows at the next `rows` or at the end."""
-        self._waiting.append((sql, parameters))
-
-    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
-        """Runs what was added and then this statement; its rows."""
-        return self._send((sql, parameters))
-
-    def commit(self) -> None:
-        self._send(("COMMIT", ()))  # not reached when a statement before it fails
-
-    def _send(self, last: Statement) -> List[Row]:
-        statements, self._waiting = [*self._waiting, last], []
-        if self._begin is None:
-            return self._exchange(statements)
-        beginning = [self._begin, *statements]
-        rows = _until_unlocked(lambda: self._exchange(beginning), self._give_up)
-        self._begin = None
-        return rows
-
-
-def _until_unlocked(attempt: Callable[[], List[Row]], give_up: float) -> List[Row]:
-    """Tries again while another process keeps the file locked; raises what it said when the time is over.
-
-    SQLite itself waits in steps that grow to 100 ms, and so comes too late beside a process that commits back to back.
-    """
-    while True:
-        try:
-            return attempt()
-        except SpoolError as error:
-            if "locked" not in str(error) or time.monotonic() >= give_up:
-                raise
-
-
 @contextmanager
 def transaction_here(path: str, temporary: Sequence[str] = ()) -> Iterator[Transaction]:
     """A transaction that writes and syncs, all in the calling thread: at the end of the interpreter no other runs.
@@ -271,7 +224,9 @@ class Connection:
         self._temporary = temporary
         self._lock = FairLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[_Dict] = None
+        self._here = Direct(self._connect_here)  # used and open only while `_dict` is
         self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
+        self._is_closed = False  # and was not opened again
         self._paused = False
         self._was_open = False  # when it was paused
         self.openings = 0  # how often the file was opened: SQLite may have made a new log each time
@@ -297,11 +252,19 @@ class Connection:
             SpoolError: as for `transaction`.
         """
         with self._lock:
+            self._try(lambda: self._exchange([(sql, parameters)]))
+
+    def run_here(self, sql: str, parameters: Sequence[Any]) -> None:
+        """The same for one that is small: in the calling thread, unless it is synced; see `_direct`."""
+        if self._sync != "NORMAL":
+            self.run_alone(sql, parameters)
+            return
+        with self._lock:
             try:
-                _until_unlocked(lambda: self._exchange([(sql, parameters)]), self._busy_until())
-            except BaseException:
-                self._roll_back()  # an I/O error may have left it open
-                raise
+                self._try(lambda: self._run_here(sql, parameters))
+            finally:
+                if self._is_closed:  # meanwhile, and nobody waited for this
+                    self._here.close()
 
     def is_in_use_here(self) -> bool:
         """Whether the calling thread is in the middle of using this, or is the connection thread: what comes in between
@@ -336,19 +299,41 @@ class Connection:
             if self._sync != "FULL":
                 self._exchange([("PRAGMA synchronous=FULL", ())])
                 try:
-                    with self.transaction() as transaction:
-                        transaction.run(f"REPLACE INTO {_META_TABLE} VALUES ('synced', ?)", (str(time.time()),))
+                    if self._here.checkpoint_is_due():
+                        self._exchange([("PRAGMA wal_checkpoint(PASSIVE)", ())])
+                        self._here.checkpoint_was_made()
+                    self._write_something()  # which also begins the log anew
                 finally:
                     self._exchange([(f"PRAGMA synchronous={self._sync}", ())])
 
     def close(self) -> None:
-        """Ends the connection thread. What was committed stays; statements after this open the file again."""
-        with self._lock:
+        """Ends the connection thread. What was committed stays; statements after this open the file again.
+
+        Does not wait for long for a thread whose statement does not return: that closes what it uses itself, later.
+        """
+        self._is_closed = True
+        if not self._lock.acquire(timeout=self._patience(time.monotonic())):
+            return
+        try:
+            self._here.close()  # first: the last of the two to close syncs
             opened, self._dict = self._dict, None
             if opened is not None:
                 opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
                 _wait_for_end(opened.conn, self._patience(time.monotonic()))
                 opened.conn = None
+        finally:
+            self._lock.release()
+
+    @property
+    def wants_sync(self) -> bool:
+        """Whether so much was written by `run_here` that `sync` should make a checkpoint."""
+        return self._here.checkpoint_is_due()
+
+    def is_stuck(self) -> bool:
+        """Whether a statement of `run_here` has not returned for so long that nobody should wait for it any more."""
+        since = self._here.busy_since
+        longest = _DEADLINE if self.give_up_at is None else min(self._patience(since or 0.0), _HANGS)
+        return since is not None and time.monotonic() >= since + longest
 
     def pause_for_fork(self) -> None:
         """Closes the file, so that nothing of SQLite is copied into the child; see `_process`.
@@ -363,6 +348,8 @@ class Connection:
         self._was_open = self._paused and self._dict is not None and self._is_at_the_path()
         if self._was_open:
             self.close()
+        elif self._paused:
+            self._here.close()
 
     def resume_after_fork(self) -> None:
         """Opens the file again, at once: at the end of the process no thread could be started for it any more."""
@@ -380,8 +367,28 @@ class Connection:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
         opened, self._dict = self._dict, None
         self._lock = FairLock()
+        self._here.forget()
         if opened is not None:
             opened.conn = None
+
+    def _try(self, attempt: Callable[[], Any]) -> None:
+        try:
+            until_unlocked(attempt, self._busy_until())
+        except BaseException:
+            self._roll_back()  # an I/O error may have left it open
+            self._here.close()
+            raise
+
+    def _run_here(self, sql: str, parameters: Sequence[Any]) -> None:
+        self._open()
+        try:
+            self._here.run(sql, parameters)
+        except sqlite3.Error as error:
+            raise self._spool_error(error) from error
+
+    def _write_something(self) -> None:
+        with self.transaction() as transaction:
+            transaction.run(f"REPLACE INTO {_META_TABLE} VALUES ('synced', ?)", (str(time.time()),))
 
     def _exchange(self, statements: Sequence[Statement]) -> List[Row]:
         """Sends statements in order and waits for the rows of the last; any failure of any of them is raised."""
@@ -456,6 +463,7 @@ class Connection:
         if sys.is_finalizing():  # its thread would never begin to run, and starting it never return
             raise SpoolError(f"{self._path}: cannot be opened at the end of the interpreter")
         self._identity = identity
+        self._is_closed = False
         self.openings += 1
         try:
             opened = _Dict(
@@ -469,18 +477,7 @@ class Connection:
         except Exception as error:  # sqlite3.Error or RuntimeError, from its thread
             raise self._spool_error(error) from error
         self._dict = opened
-        self._exchange(
-            [
-                (f"PRAGMA busy_timeout={_BUSY_STEP}", ()),
-                (f"PRAGMA synchronous={self._sync}", ()),
-                ("PRAGMA trusted_schema=OFF", ()),
-                ("PRAGMA cell_size_check=ON", ()),
-                # What was delivered does not linger in free space. FAST would leave what filled a page of its own.
-                ("PRAGMA secure_delete=ON", ()),
-                (f"PRAGMA journal_size_limit={8 * 1024 * 1024}", ()),
-                *((sql, ()) for sql in self._temporary),
-            ]
-        )
+        self._exchange(self._settings())
         level = self._exchange([("PRAGMA synchronous", ())])
         mode = self._exchange([("PRAGMA journal_mode", ())])
         if level != [(_SYNC_LEVELS[self._sync],)] or mode != [("wal",)]:
@@ -488,7 +485,33 @@ class Connection:
             raise SpoolError(f"{self._path}: this file system cannot keep a write-ahead log (a network drive?)")
         return opened
 
+    def _connect_here(self) -> PlainConnection:
+        connection = plain(self._path)
+        try:
+            if not self._is_at_the_path():  # replaced just now: what was opened may be the other file
+                raise SpoolError(f"{self._path}: was deleted or replaced while it is in use")
+            for sql, parameters in self._settings():
+                connection.execute(sql, parameters)
+            connection.execute("PRAGMA wal_autocheckpoint=0")  # see `_checkpoint`
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _settings(self) -> List[Statement]:
+        return [
+            (f"PRAGMA busy_timeout={_BUSY_STEP}", ()),
+            (f"PRAGMA synchronous={self._sync}", ()),
+            ("PRAGMA trusted_schema=OFF", ()),
+            ("PRAGMA cell_size_check=ON", ()),
+            # What was delivered does not linger in free space. FAST would leave what filled a page of its own.
+            ("PRAGMA secure_delete=ON", ()),
+            (f"PRAGMA journal_size_limit={8 * 1024 * 1024}", ()),
+            *((sql, ()) for sql in self._temporary),
+        ]
+
     def _abandon(self) -> None:
+        self._here.close()
         opened, self._dict = self._dict, None
         if opened is not None:
             opened.conn.close(force=True)

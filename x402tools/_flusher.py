@@ -20,7 +20,7 @@ import math
 import threading
 import time
 from collections import deque
-from typing import Callable, Deque, List, Optional, Tuple
+from typing import Callable, Deque, List, Optional, Sequence, Tuple, Union
 
 from x402tools._batch import Post
 from x402tools._bell import Flag
@@ -28,11 +28,12 @@ from x402tools._doubts import Delivery, Doubts
 from x402tools._fleet import Fleet
 from x402tools._fold import Fold, one_by_one
 from x402tools._folder import Folder
+from x402tools._folders import Folders
 from x402tools._gate import Gate
 from x402tools._pace import Pace
 from x402tools._retry import Backoff
 from x402tools._senders import Answer, Deliver, Senders
-from x402tools._store import Acknowledgement, Burial, Holding, Store
+from x402tools._store import Acknowledgement, Burial, Holding, Part, Store
 from x402tools._threads import LastingThread
 from x402tools._verdict import Move, Verdict
 from x402tools.errors import SpoolError
@@ -102,6 +103,7 @@ class Flusher:
         clock: seconds that never go back.
         body: the body of a POST; the same one for every attempt.
         longest_wait: seconds for which what is stored may wait at the most, whatever flush_interval says.
+        parts: what of the store is folded apart; all of it together, unless it is said.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Flusher:
         clock: Callable[[], float] = time.monotonic,
         body: Callable[[Post], bytes] = Post.body,
         longest_wait: Callable[[], float] = lambda: math.inf,
+        parts: Optional[Sequence[Part]] = None,
     ) -> None:
         self._longest_wait = longest_wait
         self._store = store
@@ -130,9 +133,12 @@ class Flusher:
         self._clock = clock
         self._senders = Senders(deliver, concurrency, body)
         self._doubts = Doubts(store, hold_after, concurrency, clock)
-        self._folder = Folder(
-            store, new_fold, window=window, look_every=self._flush_interval, longest_wait=longest_wait, clock=clock
-        )
+        look_every = self._flush_interval
+        folders = [
+            Folder(part, new_fold, window=window, look_every=look_every, longest_wait=longest_wait, clock=clock)
+            for part in parts or [store]
+        ]
+        self._folder: Union[Folder, Folders] = folders[0] if len(folders) == 1 else Folders(folders)
         self._gate = Gate()
         self._fleet = Fleet(store, clock)
         self._pace = Pace(concurrency)

@@ -18,7 +18,7 @@ from typing import Callable, List, Optional, Sequence
 from x402tools import _batch
 from x402tools._batch import EncodedBatch
 from x402tools._fold import Fold
-from x402tools._store import ChangedError, Store
+from x402tools._store import ChangedError, Part
 
 # Batches (of 500 events) that are read in one turn; between two turns the flusher does its other work.
 _AT_ONCE = 20
@@ -31,7 +31,7 @@ class Folder:
     """Folds and seals what the store has as recorded.
 
     Args:
-        store: where it comes from and goes to.
+        store: where it comes from and goes to; of one that is folded in parts, the one.
         new_fold: makes an empty fold.
         window: seconds from the oldest event of a group until it is sealed, at the most; 0 seals at once.
         look_every: seconds between looks for events of other processes.
@@ -41,7 +41,7 @@ class Folder:
 
     def __init__(
         self,
-        store: Store,
+        store: Part,
         new_fold: Callable[[], Fold],
         *,
         window: float,

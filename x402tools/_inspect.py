@@ -13,10 +13,11 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple, T
 
 from x402tools import _batch, _process, _spool_held, _spool_recorded, _spool_rows, _spool_setup
 from x402tools._batch import CorruptBatchError, Post
-from x402tools._connection import DatabaseError, PlainConnection, Row, is_damage, plain
+from x402tools._connection import DatabaseError, PlainConnection, is_damage, plain
 from x402tools._open_file import OpenFile
 from x402tools._spool import Spool
 from x402tools._store import Counts, DeadLetter
+from x402tools._transaction import Row
 from x402tools.errors import SpoolError
 
 _BATCHES = (

@@ -87,8 +87,15 @@ class Intake:
         if not self.closed:
             self.attention = self._attention_when_awake
 
+    def rest(self, seconds: float) -> None:
+        """Where callers commit, the writer waits here: whatever they put, unless it is woken."""
+        try:
+            self._wake_ups.get(timeout=seconds)
+        except queue.Empty:
+            pass
+
     def wake(self) -> None:
-        """Ends the writer's sleep."""
+        """Ends the writer's sleep, or its rest."""
         self._wake_ups.put(None)
 
     def wait_for_room(self) -> None:

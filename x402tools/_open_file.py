@@ -25,6 +25,7 @@ from x402tools.errors import SpoolError
 
 log = logging.getLogger("x402tools")
 
+_LOOK_EVERY = 0.05  # seconds between looks of who waits for the lock whether that is in vain
 _SHORTEST_WAIT = 0.02  # seconds for the lock once the time given by `give_up_at` is over
 
 
@@ -73,9 +74,7 @@ class OpenFile:
     @contextmanager
     def use(self) -> Iterator[Connection]:
         """The connection, for one operation. One that hits upon damage fails, and works when it is repeated."""
-        wait = -1.0 if self._give_up_at is None else max(self._give_up_at - time.monotonic(), _SHORTEST_WAIT)
-        if not self._lock.acquire(timeout=wait):
-            raise SpoolError(f"{self.path}: the disk does not answer")
+        self._take_turn()
         try:
             try:
                 self._follow_the_path()
@@ -86,6 +85,24 @@ class OpenFile:
                 raise
         finally:
             self._lock.release()
+
+    def _take_turn(self) -> None:
+        """Waits for the lock: not beyond the end, and not for one whose statement hangs in its own thread."""
+        while not self._lock.acquire(timeout=self._longest_wait()):
+            if self._connection.is_stuck() or (self._give_up_at is not None and time.monotonic() >= self._give_up_at):
+                raise SpoolError(f"{self.path}: the disk does not answer")
+
+    def _longest_wait(self) -> float:
+        if self._connection.is_stuck():
+            return 0
+        if self._give_up_at is None:
+            return _LOOK_EVERY
+        return max(min(_LOOK_EVERY, self._give_up_at - time.monotonic()), _SHORTEST_WAIT)
+
+    @property
+    def wants_sync(self) -> bool:
+        """See `Connection.wants_sync`."""
+        return self._connection.wants_sync
 
     def give_up_at(self, moment: Optional[float]) -> None:
         """From that moment of `time.monotonic()` on no operation waits for the disk: it raises SpoolError."""

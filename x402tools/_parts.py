@@ -41,6 +41,7 @@ from x402tools._writer import Writer
 from x402tools.errors import BufferClosedError, SpoolError, ValidationError
 
 if TYPE_CHECKING:
+    from x402tools._redis_partitions import Partitions
     from x402tools._redis_store import Engine
     from x402tools._spill import Spilling
 
@@ -105,6 +106,7 @@ class Parts:
             settings.encode,
             watches.recorded,
             _with_times if settings.event_time == "metadata" else list,
+            settings.partitions,
         )
         self.writer.start()
         if not self.writer.thread.is_alive():
@@ -142,6 +144,7 @@ class Parts:
             hold_after=settings.hold_after,
             body=Post.body_with_time if settings.event_time == "body" else Post.body,
             longest_wait=self._resets.seconds_to_flush,
+            parts=self.store.parts(),
         )
         self.flusher.start()
 
@@ -155,12 +158,12 @@ class Parts:
             self._attend_late(event)
             return
         has_thread = self.writer.thread.is_alive()
-        if has_thread:
-            self.intake.wake()
-        else:
+        if not has_thread:
             self.writer.start()
         if self._settings.durability != "interval" or not has_thread:
             self.writer.wait_for_commit()
+        else:
+            self.intake.wake()
 
     def _attend_late(self, event: Event) -> None:
         if not self._desk.run(lambda: self._withdraw(event)):
@@ -419,13 +422,13 @@ class Parts:
             self.flusher.stored(events)
 
 
-def _opened(settings: Settings) -> Union[Spool, Engine, Spilling]:
+def _opened(settings: Settings) -> Union[Spool, Engine, Partitions, Spilling]:
     """What the reserve stands before."""
     if settings.engine is None:
         return _spool_at(settings.path, settings, makes_folder=settings.makes_folder)
-    from x402tools._redis_store import Engine
+    from x402tools._redis_partitions import engine_of
 
-    engine = Engine(settings.engine, max_bytes=settings.max_disk_bytes)
+    engine = engine_of(settings.engine, max_bytes=settings.max_disk_bytes)
     if settings.engine.spill is None:
         return engine
     from x402tools._spill import Spilling

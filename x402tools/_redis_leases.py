@@ -4,7 +4,7 @@
                    │ no sign of life for a lease
                    └──► another process's, under a number of its own there
 
-Entries get local numbers, from 1 in the order in which they were read, because the ids of what is taken over from a
+Entries get local numbers, which rise in the order in which they were read, because the ids of what is taken over from a
 dead process are older than those that were read before. Used by the flusher's thread alone.
 """
 
@@ -49,10 +49,18 @@ class Leases:
         consumer: names this process among the others.
         lease: seconds.
         clock: seconds that never go back.
+        next_number: rises with each call.
     """
 
     def __init__(
-        self, link: Link, stream: str, group: str, consumer: str, lease: float, clock: Callable[[], float]
+        self,
+        link: Link,
+        stream: str,
+        group: str,
+        consumer: str,
+        lease: float,
+        clock: Callable[[], float],
+        next_number: Callable[[], int],
     ) -> None:
         self._link = link
         self._stream = stream
@@ -60,6 +68,7 @@ class Leases:
         self._consumer = consumer
         self._lease = lease
         self._clock = clock
+        self._next_number = next_number
         self._ids: Dict[int, str] = {}
         self.last = 0  # number of what was read last
         self._look_for_dead_at = 0.0
@@ -169,7 +178,7 @@ class Leases:
         entries = []
         for id_, value, tally in _entries(answer):
             if id_ not in known:
-                self.last += 1
+                self.last = self._next_number()
                 self._ids[self.last] = id_
                 entries.append(Entry(self.last, id_, value, tally, taken_over))
         return entries

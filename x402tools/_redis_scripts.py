@@ -8,8 +8,13 @@ moved itself, so that asking for it again doubles nothing.
     recorders   hash: the number of what each recorder stored last; `seen` has when that was. "5x" for deposits:
                 up to the fifth nothing counts any more, and it is not known which was the last
     ledger      hash: counters of events, and of units in two halves: a script's numbers are exact to 2**53 only
-    meta        hash: the destination
+    meta        hash: the destination, and into how many partitions the namespace is split
     folder      the consumer that folds; expires with its lease
+    workers     sorted set: who delivers, and when it last said so
+
+All of a partition is in one hash slot, and has its own of all of these, except for the number of partitions and the
+workers, which are the namespace's: {x402:<ns>}. Where there is one partition, that is where it is too; otherwise each
+is at {x402:<ns>:<p>}.
 
 An entry of a stream is a whole batch and is deleted when all of it is folded or settled, never trimmed. A server whose
 memory is full refuses a script at its first write if that needs memory, so what makes room begins with one that needs
@@ -244,4 +249,31 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('DEL', KEYS[1])
 end
 return 1
+"""
+
+# KEYS meta in out recorders dead · ARGV partitions. How many the namespace has, from now on if nobody has said it; one
+# where something lies that an earlier version has stored.
+PARTITIONS = """
+local there = redis.call('HGET', KEYS[1], 'partitions')
+if not there then
+  local stored = redis.call('XLEN', KEYS[2]) + redis.call('XLEN', KEYS[3]) + redis.call('EXISTS', KEYS[4], KEYS[5])
+  there = stored > 0 and '1' or ARGV[1]
+  redis.call('HDEL', KEYS[1], '')
+  redis.call('HSET', KEYS[1], 'partitions', there)
+end
+return there
+"""
+
+# KEYS workers · ARGV consumer, milliseconds. How many gave a sign of life within so long, this one with them.
+WORKERS = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+return redis.call('ZCARD', KEYS[1])
+"""
+
+# KEYS workers · ARGV consumer.
+NO_WORKER = """
+return redis.call('ZREM', KEYS[1], ARGV[1])
 """

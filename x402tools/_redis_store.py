@@ -3,6 +3,8 @@ what it promises, and `_redis_scripts` for what lies there and how it moves.
 
 One of those that deliver folds, for all: a group that each of them folded its part of would become a POST for each.
 
+On a server of one partition an engine is the whole store; otherwise it is one of several (`_redis_partitions`).
+
 It stands behind the reserve like the spool on a file: while the server is away, events wait in memory. Unlike there,
 all processes that deliver do so at the same time, each what it has leased (`_redis_leases`), so nothing is sent from
 memory: another process might have it too.
@@ -11,22 +13,24 @@ memory: another process might have it too.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
+import math
 import os
 import secrets
 import socket
 import time
-import uuid
-from base64 import b64decode, b64encode
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from base64 import b64decode
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from x402tools import _batch, _redis_scripts
+from x402tools import _batch, _redis_scripts, _redis_values
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
 from x402tools._redis_fleet import RedisFleet
 from x402tools._redis_leases import HALF, Entry, Leases
+from x402tools._redis_limits import OnServer
 from x402tools._redis_link import Link, RefusedError
-from x402tools._redis_start import check
+from x402tools._redis_start import Entrance
 from x402tools._spool import Deposit
 from x402tools._spool_rows import numbered
 from x402tools._store import (
@@ -36,7 +40,6 @@ from x402tools._store import (
     ChangedError,
     Counts,
     DeadLetter,
-    HeldPost,
     Holding,
     Place,
     RecordedBatch,
@@ -48,7 +51,6 @@ from x402tools.redis_store import RedisStore
 
 log = logging.getLogger("x402tools")
 
-_COUNT_BITS = 20  # of the second half of an entry's id, in a number
 
 _KEPT_RECORDERS = 30 * 86400.0  # seconds for which what a recorder stored last is known
 _LOOK_EVERY = 1.0  # seconds between looks whether the server is there, while there is nothing to store
@@ -58,69 +60,109 @@ _REPLICAS_WAIT = 1.0  # seconds
 class _HandedOut:
     """A batch of POSTs that the flusher has."""
 
-    def __init__(self, id_: str, posts: int, left: int) -> None:
+    def __init__(self, id_: str, posts: int, left: Set[int]) -> None:
         self.id = id_
         self.posts = posts
-        self.left = left  # that this process has not settled
+        self.left = left  # positions that this process has not settled
 
 
-class Engine:
+class Ground(NamedTuple):
+    """What an engine stands on, and shares with the others when it is one partition of several.
+
+    Attributes:
+        link: to where its keys are.
+        entrance: what was asked of the servers.
+        prefix: of its keys; with a hash tag, so that all of them are in one slot.
+        next_number: for what is handed out; rises, and is unique among the partitions.
+        name: this process's.
+    """
+
+    link: Link
+    entrance: Entrance
+    prefix: str
+    next_number: Callable[[], int]
+    name: str
+
+
+def prefix_of(store: RedisStore, number: int = 0) -> str:
+    """With what the keys of a partition begin."""
+    return f"{{x402:{store.namespace}}}" if store.partitions == 1 else f"{{x402:{store.namespace}:{number}}}"
+
+
+def _alone(store: RedisStore) -> Ground:
+    link = Link(store)
+    prefix = prefix_of(store)
+    return Ground(link.at(prefix), Entrance(link, store), prefix, itertools.count(1).__next__, new_name())
+
+
+def new_name() -> str:
+    """A name for this process that no other one has, with its host and its number."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(12)}"
+
+
+class Engine(OnServer):
     """A store on a server.
 
     Args:
         store: which one.
         max_bytes: how large the content may become.
+        ground: for one partition of several; else the engine is the whole store.
 
     Raises:
         SpoolError: the server is one that would lose usage, or too old. One that is away is no error.
         MissingExtraError: redis-py is not installed.
     """
 
-    is_shared = True
-
-    def __init__(self, store: RedisStore, *, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: RedisStore,
+        *,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        ground: Optional[Ground] = None,
+    ) -> None:
         self.path = store.place
         self.notices: List[str] = []
         self._store = store
         self._max_bytes = max_bytes
         self._clock = clock
-        self._link = Link(store)
+        self._link, self._entrance, self._prefix, next_number, consumer = ground or _alone(store)
         self._fleet = RedisFleet(self._link.run, store.namespace, store.rate, clock=clock)
-        self._name = secrets.token_hex(12)  # as the recorder of deposits
-        consumer = f"{socket.gethostname()}-{os.getpid()}-{self._name}"
+        self._name = consumer.rpartition("-")[2]  # as the recorder of deposits
         self._consumer = consumer
-        self._recorded = Leases(self._link, self._key("in"), "fold", consumer, store.lease, clock)
-        self._sealed = Leases(self._link, self._key("out"), "post", consumer, store.lease, clock)
+        self._recorded = Leases(self._link, self._key("in"), "fold", consumer, store.lease, clock, next_number)
+        self._sealed = Leases(self._link, self._key("out"), "post", consumer, store.lease, clock, next_number)
         self._handed_out: Dict[int, _HandedOut] = {}
         self._sealed_last: List[str] = []  # ids of the batches
-        self._folds = False  # this process is the one that folds
+        self.folds = False  # this process is the one that folds
         self._ask_who_folds_at = 0.0
         self._is_ready = False
         self._look_at = 0.0
-        self._size: Tuple[float, int] = (0.0, 0)
+        self._size: Tuple[float, int] = (-math.inf, 0)
         self.has_claim = False
         self._destination: Optional[str] = None
-        self._try_to_make_ready()
+        if ground is None:
+            self._try_to_make_ready()
 
     def _key(self, name: str) -> str:
-        return f"{{x402:{self._store.namespace}}}:{name}"
+        return f"{self._prefix}:{name}"
 
     def _keys(self, *names: str) -> List[str]:
         return [self._key(name) for name in names]
 
     def _try_to_make_ready(self) -> None:
         try:
-            self._make_ready()
+            self.make_ready()
         except RefusedError:
             raise
         except SpoolError:
             pass  # it is away, or full: the events wait in memory
 
-    def _make_ready(self) -> None:
+    def make_ready(self) -> None:
         """Checks the server and makes what is missing there, once; before anything else is asked of it."""
         if self._is_ready:
             return
-        check(self._link, self.path, allow_eviction=self._store.allow_eviction)
+        self._entrance.enter()
         for lease in (self._recorded, self._sealed):
             lease.make_group()
         oldest = int((time.time() - _KEPT_RECORDERS) * 1000)
@@ -130,9 +172,13 @@ class Engine:
 
     def bind(self, destination: str) -> None:
         """See `Spool.bind`. Of a server that is away it is asked when it is back, before anything is stored there."""
+        self.bind_later(destination)
+        self._try_to_make_ready()
+
+    def bind_later(self, destination: str) -> None:
+        """The same, before the next thing that is asked of the server."""
         self._destination = hashlib.sha256(destination.encode("utf-8")).hexdigest()
         self._is_ready = False
-        self._try_to_make_ready()
 
     def _bind(self) -> None:
         if self._destination is None:
@@ -150,15 +196,15 @@ class Engine:
 
     def deposit(self, deposit: Deposit) -> None:
         """Stores all of it or nothing; what was stored before is not stored again."""
-        self._make_ready()
-        if deposit.batches and self._is_full():
+        self.make_ready()
+        if deposit.batches and self.size() >= self._max_bytes:
             raise SpoolError(f"{self.path}: max_disk_bytes ({self._max_bytes}) is reached; the store is full")
         milliseconds = int(time.time() * 1000)
-        arguments: List[Any] = [f"={self._name}", deposit.number, milliseconds, *_numbers(deposit.dropped)]
+        arguments: List[Any] = [f"={self._name}", deposit.number, milliseconds, *_redis_values.numbers(deposit.dropped)]
         for batch in deposit.batches:
             recorder, number = numbered(batch.id)
             tally = Tally(batch.events, batch.units)
-            arguments += [recorder, number, int(batch.is_sealed), *_numbers(tally), batch.value]
+            arguments += [recorder, number, int(batch.is_sealed), *_redis_values.numbers(tally), batch.value]
         self._write(_redis_scripts.DEPOSIT, self._keys("in", "out", "recorders", "seen", "ledger"), arguments)
 
     def has_deposit(self, number: int) -> bool:
@@ -190,13 +236,14 @@ class Engine:
             keys.append(self._key(f"bits:{batch.id}"))
             arguments += [batch.id, batch.posts, len(some)]
             for one in some:
-                letter = _letter(one) if isinstance(one, Burial) else ""
-                arguments += [one.place.position, *_numbers(_tally(one.post)), letter]
+                letter = _redis_values.letter(one) if isinstance(one, Burial) else ""
+                arguments += [one.place.position, *_redis_values.numbers(_redis_values.tally_of(one.post)), letter]
         if arguments:
             self._write(_redis_scripts.SETTLE, keys, arguments)
         for number, some in by_batch.items():
-            self._handed_out[number].left -= len(some)
-            if self._handed_out[number].left <= 0:
+            left = self._handed_out[number].left  # by position: what is settled twice is one less all the same
+            left.difference_update(one.place.position for one in some)
+            if not left:
                 del self._handed_out[number]
                 self._sealed.done(number)
 
@@ -207,19 +254,29 @@ class Engine:
             for letter, document in self._letters(ids[start : start + _batch.MOST_EVENTS]):
                 if letter.readable:
                     value = b64decode(document["batch"])
-                    arguments += [letter.id, *_numbers(Tally(letter.events, letter.amount)), value]
+                    arguments += [letter.id, *_redis_values.numbers(Tally(letter.events, letter.amount)), value]
             if arguments:
                 keys = self._keys("dead", "dead-ids", "out", "ledger")
                 total += int(self._write(_redis_scripts.REQUEUE, keys, arguments))
         return total
 
-    def sync(self) -> None:
-        """The server syncs by itself, as it is set up: see `appendfsync`."""
+    def parts(self) -> List[Engine]:
+        """What is folded apart."""
+        return [self]
+
+    @property
+    def engines(self) -> List[Engine]:
+        """See `Partitions`."""
+        return [self]
+
+    def part_of(self, envelope_id: str) -> Engine:  # noqa: ARG002 - there is the one
+        """Where the events of an envelope are."""
+        return self
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
-        self._make_ready()
+        self.make_ready()
         if not self._may_fold():
             return []
         entries = self._recorded.again(after)
@@ -229,9 +286,19 @@ class Engine:
         """Asked a few times a lease, by the one that folds and by those that would take its place."""
         if self._clock() >= self._ask_who_folds_at:
             words = [self._consumer, int(self._store.lease * 1000)]
-            self._folds = bool(self._link.run(_redis_scripts.FOLD_HERE, self._keys("folder"), words))
+            self.folds = bool(self._link.run(_redis_scripts.FOLD_HERE, self._keys("folder"), words))
             self._ask_who_folds_at = self._clock() + min(self._store.lease / 4, _LOOK_EVERY)
-        return self._folds
+        return self.folds
+
+    @property
+    def is_folding(self) -> bool:
+        """Whether something was read that is not sealed."""
+        return bool(self._recorded.ids)
+
+    def fold_elsewhere(self) -> None:
+        """Lets another process fold; not while `is_folding`: what was read would be read there too."""
+        self._link.run(_redis_scripts.FOLD_ELSEWHERE, self._keys("folder"), [self._consumer])
+        self.folds, self._ask_who_folds_at = False, 0.0
 
     def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
         names = [batch.id for batch in batches]
@@ -242,18 +309,15 @@ class Engine:
             raise ChangedError(f"{self.path}: that was not read, or is sealed")
         arguments: List[Any] = [self._consumer, len(ids), *ids]
         for batch in batches:
-            arguments += [batch.value, _text_of(Tally(batch.events, batch.units))]
+            arguments += [batch.value, _redis_values.text_of(Tally(batch.events, batch.units))]
         if not self._write(_redis_scripts.SEAL, self._keys("in", "out"), arguments):
             raise ChangedError(f"{self.path}: another process has taken over some of it")
         self._sealed_last = names
         for number in [number for number in self._recorded.ids if number <= up_to]:
             self._recorded.done(number)
 
-    def sweep(self) -> bool:
-        return False  # sealing leaves nothing behind
-
     def oldest_sealed(self, after: int, limit: int) -> List[SealedBatch]:
-        self._make_ready()
+        self.make_ready()
         entries = self._sealed.again(after)[:limit]
         if len(entries) < limit:
             entries += self._sealed.read(limit - len(entries))
@@ -285,14 +349,14 @@ class Engine:
         settled = b""
         if entry.taken_over:
             settled = self._link.command("GET", self._key(f"bits:{entry.id}")) or b""
-        left = [at for at in range(len(posts)) if not _is_set(settled, at)]
-        self._handed_out[entry.number] = _HandedOut(entry.id, len(posts), len(left))
+        left = [at for at in range(len(posts)) if not _redis_values.is_set(settled, at)]
+        self._handed_out[entry.number] = _HandedOut(entry.id, len(posts), set(left))
         return SealedBatch(entry.number, [(Place(entry.number, at), posts[at]) for at in left])
 
     def _bury_batch(self, stream: str, group: str, leases: Leases, entry: Entry, why: str) -> None:
         keys = self._keys(stream, "ledger", "dead", "dead-ids", "dead-next")
-        letter = _document(None, f"the batch is damaged: {why}", None, 0, entry.value)
-        self._write(_redis_scripts.BURY_BATCH, keys, [group, entry.id, *_numbers(entry.tally), letter])
+        letter = _redis_values.document(None, f"the batch is damaged: {why}", None, 0, entry.value)
+        self._write(_redis_scripts.BURY_BATCH, keys, [group, entry.id, *_redis_values.numbers(entry.tally), letter])
         leases.done(entry.number)
         log.error("%s: a damaged batch of %d events is set aside as a dead letter", self.path, entry.tally.events)
 
@@ -312,13 +376,7 @@ class Engine:
 
     def _ends(self, stream: str) -> Tuple[Optional[int], int]:
         oldest, newest = self._link.run(_redis_scripts.ENDS, self._keys(stream))
-        return (_as_number(oldest) if oldest else None), _as_number(newest or b"0-0")
-
-    def places_of(self, batch_ids: Sequence[str]) -> Dict[str, int]:  # noqa: ARG002 - nothing is handed out from memory
-        return {}
-
-    def adopt(self, sequence: int, posts: List[Post]) -> None:  # noqa: ARG002 - never called, see above
-        raise AssertionError("nothing is handed out from memory before a store that is shared")
+        return (_redis_values.as_number(oldest) if oldest else None), _redis_values.as_number(newest or b"0-0")
 
     def pending_posts(self, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
         """See `Spool.pending_posts`."""
@@ -329,17 +387,17 @@ class Engine:
         return self._page("in", after, up_to, limit)
 
     def _page(self, stream: str, after: int, up_to: int, limit: int) -> Tuple[int, List[Post]]:
-        start, end = f"({_as_id(after)}", _as_id(up_to)
+        start, end = f"({_redis_values.as_id(after)}", _redis_values.as_id(up_to)
         posts: List[Post] = []
         last = 0
         for id_, fields in self._link.command("XRANGE", self._key(stream), start, end, "COUNT", limit):
-            last = _as_number(id_)
+            last = _redis_values.as_number(id_)
             try:
                 some = _batch.decode(fields[b"batch"])
             except CorruptBatchError:
                 continue
             settled = self._link.command("GET", self._key(f"bits:{id_.decode()}")) or b""
-            posts += [post for at, post in enumerate(some) if not _is_set(settled, at)]
+            posts += [post for at, post in enumerate(some) if not _redis_values.is_set(settled, at)]
         return last, posts
 
     def dead_letters(self, after: int, limit: int) -> List[DeadLetter]:
@@ -351,19 +409,7 @@ class Engine:
             return []
         found = zip(ids, self._link.command("HMGET", self._key("dead"), *ids))
         documents = [(number, json.loads(text)) for number, text in found if text is not None]
-        return [(_dead_letter(number, document), document) for number, document in documents]
-
-    def held(self, after: int, limit: int) -> List[HeldPost]:  # noqa: ARG002 - see `settle`
-        return []
-
-    def has_held(self) -> bool:
-        return False
-
-    def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:  # noqa: ARG002 - see `settle`
-        raise SpoolError(f"{self.path}: nothing is noted on a server; it needs a spool file")
-
-    def resolve(self, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:  # noqa: ARG002 - see `settle`
-        return [], []
+        return [(_redis_values.dead_letter(number, document), document) for number, document in documents]
 
     def counts(self) -> Counts:
         answer = self._link.command("HGETALL", self._key("ledger"))
@@ -374,7 +420,7 @@ class Engine:
             return Tally(ledger.get(f"{name} events", 0), units)
 
         firsts = [first for first in (self.first_recorded(), self.first_sequence()) if first is not None]
-        oldest = (min(firsts) >> _COUNT_BITS) / 1000 if firsts else None
+        oldest = (min(firsts) >> _redis_values.COUNT_BITS) / 1000 if firsts else None
         return Counts(
             recorded=tally("recorded"),
             delivered=tally("delivered"),
@@ -403,32 +449,40 @@ class Engine:
         """Bytes in the server's memory, as it estimates them."""
         return sum(int(self._link.command("MEMORY", "USAGE", key) or 0) for key in self._keys("in", "out", "dead"))
 
-    def _is_full(self) -> bool:
-        looked_at, size = self._size
-        if self._clock() - looked_at >= _LOOK_EVERY:
+    def size(self, age: float = _LOOK_EVERY) -> int:
+        """Bytes in the server's memory, so many seconds ago at the most."""
+        if self._clock() - self._size[0] >= age:
             self._size = self._clock(), self._memory()
-            size = self._size[1]
-        return size >= self._max_bytes
+        return self._size[1]
+
+    @property
+    def known_size(self) -> int:
+        """The same, when it was last looked up."""
+        return self._size[1]
 
     # -- who delivers ----------------------------------------------------------------------------------------------
 
     def claim(self) -> bool:
         """Always true: everybody delivers what it has leased. Gives signs of life."""
-        self._make_ready()
+        self.make_ready()
         self._recorded.give_sign()
         self._sealed.give_sign()
         self.has_claim = True
         return True
 
     def release(self) -> None:
+        try:
+            self.let_go()
+        except SpoolError:
+            pass  # whoever takes it over waits for the end of the lease
+
+    def let_go(self) -> None:
+        """The same; raises SpoolError."""
         if self.has_claim:
             self.has_claim = False
-            try:
-                self._recorded.release()
-                self._sealed.release()
-                self._link.run(_redis_scripts.FOLD_ELSEWHERE, self._keys("folder"), [self._consumer])
-            except SpoolError:
-                pass  # whoever takes it over waits for the end of the lease
+            self._recorded.release()
+            self._sealed.release()
+            self.fold_elsewhere()
 
     def allowance(self, most: int) -> Allowance:
         return self._fleet.allowance(most)
@@ -447,14 +501,8 @@ class Engine:
         """
         if self._clock() >= self._look_at:
             self._look_at = self._clock() + _LOOK_EVERY
-            self._make_ready()
+            self.make_ready()
             self._link.command("PING")
-
-    def make_room(self) -> None:
-        """The server frees what is deleted by itself."""
-
-    def tidy(self) -> None:
-        """Nothing is left behind."""
 
     def give_up_at(self, moment: Optional[float]) -> None:
         self._link.give_up_at(moment)
@@ -469,67 +517,3 @@ class Engine:
 
     def is_in_use_here(self) -> bool:
         return self._link.is_in_use_here()
-
-
-def _as_number(id_: bytes) -> int:
-    milliseconds, _, count = id_.partition(b"-")
-    return int(milliseconds) << _COUNT_BITS | int(count)
-
-
-def _as_id(number: int) -> str:
-    return f"{number >> _COUNT_BITS}-{number & (1 << _COUNT_BITS) - 1}"
-
-
-def _numbers(tally: Tally) -> Tuple[int, int, int]:
-    return (tally.events, *divmod(tally.units, HALF))
-
-
-def _text_of(tally: Tally) -> str:
-    return " ".join(map(str, _numbers(tally)))
-
-
-def _tally(post: Post) -> Tally:
-    return Tally(post.events, post.amount)
-
-
-def _is_set(bits: bytes, at: int) -> bool:
-    """As SETBIT counts them: from the left."""
-    return at // 8 < len(bits) and bool(bits[at // 8] & 128 >> at % 8)
-
-
-def _letter(burial: Burial) -> str:
-    value = _batch.encode_posts(f"dead-{uuid.uuid4().hex}/0", [burial.post]).value
-    return _document(burial.post, burial.reason, burial.status_code, burial.attempts, value)
-
-
-def _document(post: Optional[Post], reason: str, status_code: Optional[int], attempts: int, value: bytes) -> str:
-    """What is kept of a dead letter."""
-    kept = {
-        "reason": reason[:1000],
-        "status_code": status_code,
-        "attempts": attempts,
-        "died_at": time.time(),
-        "batch": b64encode(value).decode("ascii"),
-        "readable": post is not None,
-    }
-    return json.dumps(kept)
-
-
-def _dead_letter(number: int, document: Dict[str, Any]) -> DeadLetter:
-    posts = _batch.decode(b64decode(document["batch"])) if document["readable"] else []
-    post = posts[0] if posts else Post("", "", 0, None, document["died_at"])
-    metadata = json.loads(post.metadata) if isinstance(post.metadata, str) else post.metadata
-    return DeadLetter(
-        id=number,
-        key=post.key,
-        envelope_id=post.envelope_id,
-        amount=post.amount,
-        metadata=metadata,
-        reason=document["reason"],
-        status_code=document["status_code"],
-        attempts=document["attempts"],
-        recorded_at=post.recorded_at,
-        died_at=document["died_at"],
-        events=post.events,
-        readable=document["readable"],
-    )

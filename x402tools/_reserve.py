@@ -40,6 +40,7 @@ from x402tools._store import (
     DeadLetter,
     HeldPost,
     Holding,
+    Part,
     Place,
     RecordedBatch,
     SealedBatch,
@@ -48,6 +49,7 @@ from x402tools._store import (
 from x402tools.errors import SpoolError
 
 if TYPE_CHECKING:  # most buffers keep a file, and need nothing of a server
+    from x402tools._redis_partitions import Partitions
     from x402tools._redis_store import Engine
     from x402tools._spill import Spilling
 
@@ -107,6 +109,8 @@ class _Kept:
 
     def notes(self) -> List[Tuple[str, int, float]]:
         """What `to_store` has to go with it; see `Deposit`."""
+        if not self.sending:
+            return []
         new = {at: position for position, at in enumerate(self.left)}
         return [(self.batch.id, new[at], since) for at, since in self.sending.items() if at in new]
 
@@ -118,11 +122,24 @@ class _Moved(NamedTuple):
     positions: Dict[int, int]
 
 
+class UnderWay:
+    """A batch that the thread which recorded is about to store by itself; see `Reserve.begin`."""
+
+    def __init__(self, batch: EncodedBatch) -> None:
+        self.batch = batch
+        self.called_off = False
+
+    def is_wanted(self) -> bool:
+        return not self.called_off
+
+
 class Reserve:
     """A store: the spool, and memory while the spool fails."""
 
-    def __init__(self, spool: Union[Spool, Engine, Spilling]) -> None:
+    def __init__(self, spool: Union[Spool, Engine, Partitions, Spilling]) -> None:
         self._spool = spool
+        # Where callers write by themselves; None where they cannot.
+        self._file: Optional[Spool] = spool if isinstance(spool, Spool) and spool.stores_here else None
         self._lock = FairLock()  # guards everything below, also while the disk is slow: callers do not wait for it
         self._kept: Dict[int, _Kept] = {}
         self._moved: Dict[int, _Moved] = {}
@@ -131,7 +148,8 @@ class Reserve:
         self._dropped = Tally()
         self._buried: List[Burial] = []  # from memory, not in the spool yet
         self._held: List[Holding] = []  # likewise
-        self._unsure: Optional[Tuple[Deposit, Dict[int, _Kept]]] = None  # the last deposit, if it may be stored
+        # The last deposit, if it may be stored, and what is storing it if it is not done here.
+        self._unsure: Optional[Tuple[Deposit, Dict[int, _Kept], Optional[UnderWay]]] = None
         self._deposits = 0
         self._newest: Dict[str, int] = {}  # the number of each recorder's last batch
         self._next_sequence = -1
@@ -151,25 +169,84 @@ class Reserve:
                     self._kept[self._next_sequence] = _Kept(batch)
                     self._next_sequence -= 1
                     self._newest[recorder] = number
-            self._dropped = self._dropped.plus(dropped)
-            self.catch_up()
+            if dropped.events:
+                self._dropped = self._dropped.plus(dropped)
+            self._catch_up()
+
+    def begin(self, batch: EncodedBatch) -> Optional[UnderWay]:
+        """Takes in a batch that the calling thread is going to store by itself, with `store_here`.
+
+        1. From now on it is kept here, as one whose deposit may be stored. No lock is held while it is being stored: a
+           disk that does not answer keeps the calling thread, and nobody else has to wait for that.
+        2. Whoever needs to know before it is done whether it is stored, calls it off and then looks into the spool, for
+           which nobody may be using the file. So by then either it is stored, or it never will be by that thread.
+
+        Returns:
+            None when it was not taken in: the spool fails, or is behind, or cannot be written to in any thread.
+        """
+        with self._lock:
+            recorder, number = numbered(batch.id)
+            in_order = number > self._newest.get(recorder, -1)
+            if self._file is None or self.is_behind or self._unsure or self.trouble or not in_order:
+                return None
+            under_way, kept = UnderWay(batch), _Kept(batch)
+            self._deposits += 1
+            # First of all, so that nobody finds it here and stores or hands it out without calling this off.
+            self._unsure = Deposit(self._deposits, [batch]), {self._next_sequence: kept}, under_way
+            self._kept[self._next_sequence] = kept
+            self._next_sequence -= 1
+            self._newest[recorder] = number
+            return under_way
+
+    def store_here(self, under_way: UnderWay) -> bool:
+        """Stores what `begin` took in; call it without any lock. False when it was called off or failed: then it is
+        kept here, and `trouble` says why if it failed."""
+        assert self._file is not None
+        error: Optional[SpoolError] = None
+        is_stored = False
+        try:
+            is_stored = self._file.store_here(under_way.batch, under_way.is_wanted)
+        except SpoolError as failure:
+            error = failure
+        with self._lock:
+            if self._unsure is None or self._unsure[2] is not under_way:
+                return is_stored  # somebody has found out already
+            if error is not None:
+                self._failed(error)
+            elif is_stored:
+                try:
+                    self._arrived(self._unsure[0], self._unsure[1])
+                except SpoolError as failure:  # it was handed out meanwhile, and nobody can say where it is now
+                    self._trouble = failure
+            return is_stored
+
+    @property
+    def wants_sync(self) -> bool:
+        """Whether `sync` is due."""
+        return self._file is not None and self._file.wants_sync
 
     def catch_up(self) -> None:
         """Brings to the spool what is only in memory, or else looks whether its file is still there; see `trouble`."""
         with self._lock:
-            try:
-                if self.is_behind:
-                    self._resolve()
-                    self._write_down_owed()  # first, because it makes room
-                    self._deposit()
-                else:
-                    self._spool.look()
-            except SpoolError as error:
-                self._trouble = error
-                if "full" in str(error):
-                    self._spool.make_room()
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        try:
+            if self.is_behind:
+                self._resolve()
+                self._write_down_owed()  # first, because it makes room
+                self._deposit()
             else:
-                self._trouble = None
+                self._spool.look()
+        except SpoolError as error:
+            self._failed(error)
+        else:
+            self._trouble = None
+
+    def _failed(self, error: SpoolError) -> None:
+        self._trouble = error
+        if "full" in str(error):
+            self._spool.make_room()
 
     def sync(self) -> None:
         with self._lock:
@@ -206,6 +283,8 @@ class Reserve:
                 for kept in self._kept.values()
                 for post in ([kept.posts[at] for at in kept.left] if kept.posts else _batch.decode(kept.batch.value))
             ]
+            if self._unsure is not None and self._unsure[2] is not None:
+                self._unsure[2].called_off = True
             self._kept, self._unsure = {}, None
             self._dropped = self._dropped.plus(_sum(lost))
             return lost
@@ -213,6 +292,8 @@ class Reserve:
     def take_notices(self) -> List[str]:
         """What was mended since this was last asked, for people. Takes no lock: the main thread asks, see `_desk`."""
         taken: List[str] = []
+        if not self._spool.notices:  # as a rule, and asked after every commit
+            return taken
         try:
             while True:
                 taken.append(self._spool.notices.pop(0))
@@ -251,6 +332,10 @@ class Reserve:
 
     def sweep(self) -> bool:
         return self._spool.sweep()
+
+    def parts(self) -> Sequence[Part]:
+        """What is folded apart."""
+        return [self] if isinstance(self._spool, Spool) else self._spool.parts()
 
     def note_sending(self, begun: Sequence[Place], ended: Sequence[Place] = ()) -> List[Place]:
         """See `Store`. Never raises SpoolError: what the spool does not take is not noted, and `trouble` says why."""
@@ -372,8 +457,9 @@ class Reserve:
             owed = [one.post for one in self._owed]  # settled, and still in the spool as pending
         units = _units_of(envelope_id, kept) - _units_of(envelope_id, owed)
         # What is recorded first: what is sealed meanwhile may be missed rather than counted twice.
-        units += self._units_in(envelope_id, self._spool.pending_events, recorded_up_to)
-        units += self._units_in(envelope_id, self._spool.pending_posts, up_to)
+        part = self._spool if isinstance(self._spool, Spool) else self._spool.part_of(envelope_id)
+        units += self._units_in(envelope_id, part.pending_events, recorded_up_to)
+        units += self._units_in(envelope_id, part.pending_posts, up_to)
         return max(units, 0)
 
     def _units_in(self, envelope_id: str, page: Callable[[int, int, int], Tuple[int, List[Post]]], up_to: int) -> int:
@@ -477,8 +563,13 @@ class Reserve:
         """Finds out what became of the last deposit. Until that is known, nothing of it is changed."""
         if self._unsure is None:
             return
-        deposit, kept = self._unsure
-        if self._spool.has_deposit(deposit.number):
+        deposit, kept, under_way = self._unsure
+        if under_way is None or self._file is None:
+            is_stored = self._spool.has_deposit(deposit.number)
+        else:
+            under_way.called_off = True  # it has the file, and is waited for here, or never gets to storing it
+            is_stored = self._file.has_batch(under_way.batch)
+        if is_stored:
             self._arrived(deposit, kept)
         self._unsure = None
 
@@ -499,7 +590,8 @@ class Reserve:
             tuple(self._held),
             tuple(notes),
         )
-        self._unsure = deposit, kept  # until it has arrived, which an interrupt in a caller's thread may prevent too
+        # Until it has arrived, which an interrupt in a caller's thread may prevent too.
+        self._unsure = deposit, kept, None
         self._spool.deposit(deposit)
         self._arrived(deposit, kept)
 

@@ -8,6 +8,7 @@ from x402tools import _batch
 from x402tools._batch import EncodedBatch
 from x402tools._event import LARGEST_AMOUNT, Event
 from x402tools._fold import Fold
+from x402tools._partition import partition_of
 from x402tools.errors import ValidationError
 from x402tools.models import Usage
 from x402tools.redis_store import RedisStore
@@ -58,9 +59,17 @@ class Settings(NamedTuple):
 
     def encode(self, recorder: str, batch_number: int, events: Sequence[Event]) -> EncodedBatch:
         """The batch of these events as it goes into the spool."""
-        return _batch.encode(
+        batch = _batch.encode(
             recorder, batch_number, events, key_field=self.key_in_metadata, is_sealed=not self.coalesce
         )
+        if self.partitions == 1:
+            return batch
+        return batch._replace(partition=partition_of(events[0][1], self.partitions))
+
+    @property
+    def partitions(self) -> int:
+        """Into how many parts the store is split; events of one batch are of one."""
+        return self.engine.partitions if self.engine is not None else 1
 
     def new_fold(self) -> Fold:
         """What recorded events are folded with."""

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 from x402tools._batch import EncodedBatch
 from x402tools._redis_link import RefusedError
+from x402tools._redis_partitions import Partitions
 from x402tools._redis_store import Engine
 from x402tools._spool import Deposit, Spool
 from x402tools._store import Acknowledgement, Counts, Tally
@@ -31,8 +32,9 @@ _LEFT_ALONE = 1.0
 _AT_ONCE = 20  # batches
 _TURNS = 50  # of so many batches, before a caller is let go on
 
-# In the file everything is frozen; this tells what is still to be folded on the server.
-_TO_FOLD = "fold|"
+# In the file everything is frozen, and in one part; before the id of a batch stands what is still to be folded on the
+# server, and in which partition it belongs: "fold|p3|<recorder>/<number>".
+_TO_FOLD = "fold"
 
 _NOTHING = Counts(Tally(), Tally(), Tally(), Tally(), Tally(), None, 0)
 
@@ -46,7 +48,9 @@ class Spilling:
 
     is_shared = True
 
-    def __init__(self, engine: Engine, spool: Spool, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, engine: Union[Engine, Partitions], spool: Spool, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._engine = engine
         self._spool = spool
         self._mine_up_to: Optional[int] = None  # in the file: the last batch of this process; None: it has none
@@ -57,7 +61,7 @@ class Spilling:
         self._clock = clock
         self._ask_at = 0.0
         self.path = engine.path
-        self.notices: List[str] = []
+        self.notices: List[str] = engine.notices
         spool.bind(engine.path)
 
     def __getattr__(self, name: str) -> Any:
@@ -235,10 +239,13 @@ class Spilling:
 
 
 def _for_the_file(batch: EncodedBatch) -> EncodedBatch:
-    return batch if batch.is_sealed else batch._replace(id=_TO_FOLD + batch.id, is_sealed=True)
+    words = [] if batch.is_sealed else [_TO_FOLD]
+    if batch.partition:
+        words.append(f"p{batch.partition}")
+    return batch._replace(id="|".join([*words, batch.id]), is_sealed=True, partition=0)
 
 
 def _for_the_server(batch: EncodedBatch) -> EncodedBatch:
-    if not batch.id.startswith(_TO_FOLD):
-        return batch
-    return batch._replace(id=batch.id[len(_TO_FOLD) :], is_sealed=False)
+    *words, id_ = batch.id.split("|")
+    partitions = [int(word[1:]) for word in words if word != _TO_FOLD]
+    return batch._replace(id=id_, is_sealed=_TO_FOLD not in words, partition=partitions[0] if partitions else 0)

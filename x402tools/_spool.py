@@ -23,12 +23,12 @@ import os
 import secrets
 import time
 import uuid
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import x402tools
 from x402tools import _batch, _spool_held, _spool_recorded, _spool_rows
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import Connection, DamagedError, Row, transaction_here
+from x402tools._connection import Connection, DamagedError, transaction_here
 from x402tools._open_file import OpenFile
 from x402tools._process import FileLock
 from x402tools._spool_rows import ARRIVE, ARRIVE_ALONE, BURY, Progress, arriving, count, dead_row
@@ -48,6 +48,7 @@ from x402tools._store import (
     SealedBatch,
     Tally,
 )
+from x402tools._transaction import Row
 from x402tools.errors import SpoolError
 
 __all__ = ["FORMAT", "Deposit", "Spool"]
@@ -100,6 +101,7 @@ class Spool:
 
     def __init__(self, path: str, *, sync: str, max_bytes: int, make_folder: bool = False) -> None:
         self.path = path
+        self.stores_here = sync == "NORMAL"  # see `store_here`
         self._max_bytes = max_bytes
         self._claim = FileLock(path + ".lock")
         self._name = secrets.token_hex(12)  # as the recorder of deposits
@@ -175,6 +177,30 @@ class Spool:
         key = _spool_rows.stored_key(self._name)
         with self._file.use() as connection:
             return connection.rows("SELECT value FROM meta WHERE key = ?", (key,)) == [(number,)]
+
+    def store_here(self, batch: EncodedBatch, is_wanted: Callable[[], bool]) -> bool:
+        """Stores a batch in the calling thread, see `_direct`, which waits for the disk for as long as that takes.
+
+        Args:
+            is_wanted: asked when nobody else can use the file any more; False is returned if it says no.
+        """
+        with self._file.use() as connection:
+            if not is_wanted():
+                return False
+            self._check_room(connection)
+            connection.run_here(ARRIVE_ALONE, arriving(batch))
+            return True
+
+    def has_batch(self, batch: EncodedBatch) -> bool:
+        """Whether it is stored, or a later one of its recorder."""
+        recorder, number = _spool_rows.numbered(batch.id)
+        with self._file.use() as connection:
+            return bool(connection.rows(_spool_rows.IS_STORED, (_spool_rows.stored_key(recorder), number)))
+
+    @property
+    def wants_sync(self) -> bool:
+        """Whether so much was stored by `store_here` that `sync` should make a checkpoint."""
+        return self._file.wants_sync
 
     def append_alone(self, batch: EncodedBatch) -> None:
         """Stores a batch in the calling thread, by a connection of its own and without a lock: at the end of the

@@ -11,9 +11,10 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from x402tools import _batch
 from x402tools._batch import Post
-from x402tools._connection import DamagedError, Row, Transaction
+from x402tools._connection import DamagedError
 from x402tools._spool_rows import FITS, VALUE, VALUE_IF_IT_FITS, add_again, count, first_post
 from x402tools._store import HeldPost, Holding, Place, Tally
+from x402tools._transaction import Row, Transaction
 
 TABLES = (
     (

@@ -11,9 +11,10 @@ from typing import List, Optional, Sequence
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch
-from x402tools._connection import Connection, DamagedError, Row, Transaction
+from x402tools._connection import Connection, DamagedError
 from x402tools._spool_rows import VALUE_IF_IT_FITS, add_again
 from x402tools._store import RecordedBatch, Tally
+from x402tools._transaction import Row, Transaction
 
 FOLDED = "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'folded'), 0)"
 WAITING = f"FROM recorded WHERE sequence > {FOLDED}"

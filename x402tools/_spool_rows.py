@@ -8,8 +8,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from x402tools import _batch
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
-from x402tools._connection import Connection, DamagedError, Row, Transaction
+from x402tools._connection import Connection, DamagedError
 from x402tools._store import Burial, DeadLetter, Tally
+from x402tools._transaction import Row, Transaction
 
 # Sums of units may pass what SQLite can add (2**63): they are kept as high * 2**26 + low, or high * 2**53 + low.
 _HALF = 26
@@ -20,9 +21,11 @@ _BASE = 2**53
 # A view and a trigger of the connection, not of the file.
 #
 # Each recorder numbers its batches; one with a number that was stored before is the same one again, even if it has
-# been delivered and is gone since. What every recorder stored last is known of those that stored something within the
-# last 100,000 steps: a process that repeats a batch does so within seconds. The plus sign keeps SQLite from looking
-# through all of them for the few old ones.
+# been delivered and is gone since. The number that is remembered never falls: a statement that hung may be done after
+# later ones. What every recorder stored last is known of those that stored something within the last 100,000 steps: a
+# process that repeats a batch does so within seconds. A step is a row that is written anew, which changes one page of
+# the file more than to change it in its place; so that is done only when half of those steps have gone by. The plus
+# sign keeps SQLite from looking through all of them for the few old ones.
 _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON arriving
         WHEN NEW.is_sealed = {{sealed}} BEGIN
         INSERT OR IGNORE INTO {{table}} (batch, {{moment}}, events, units, value)
@@ -31,7 +34,10 @@ _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON ar
         UPDATE ledger SET events = events + NEW.events, high = high + (low + NEW.units) / {_BASE},
             low = (low + NEW.units) % {_BASE}
             WHERE name = 'recorded' AND changes() = 1;
-        REPLACE INTO meta VALUES (NEW.recorder, NEW.number);
+        UPDATE meta SET value = NEW.number WHERE key = NEW.recorder AND value <= NEW.number
+            AND rowid > (SELECT max(rowid) FROM meta) - 50000;
+        REPLACE INTO meta SELECT NEW.recorder, NEW.number WHERE changes() = 0
+            AND NOT EXISTS (SELECT 1 FROM meta WHERE key = NEW.recorder AND value > NEW.number);
         REPLACE INTO meta SELECT NEW.deposits, NEW.deposit WHERE NEW.deposits IS NOT NULL;
         DELETE FROM meta WHERE +key GLOB 'stored *' AND rowid < (SELECT max(rowid) FROM meta) - 100000;
     END"""
@@ -51,6 +57,7 @@ ARRIVE_ALONE = "WITH one AS (SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) INSERT INTO ar
 # A batch that is counted already: of dead letters that are pending again.
 _ADD_AGAIN = "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
 REMEMBER = "REPLACE INTO meta VALUES (?, ?)"
+IS_STORED = "SELECT 1 FROM meta WHERE key = ? AND value >= ?"
 BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(sum(units & {2**_HALF - 1}), 0)"
 _SIZE = (

@@ -13,9 +13,9 @@ A count that was damaged in its row shows when the batch is handed out; see `Spo
 
 from __future__ import annotations
 
-from x402tools._connection import Transaction
 from x402tools._spool_rows import SUMS, tally
 from x402tools._store import Tally
+from x402tools._transaction import Transaction
 
 
 class Totals:

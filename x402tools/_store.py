@@ -167,6 +167,18 @@ class DeadLetter:
     readable: bool = True
 
 
+class Part(Protocol):
+    """What is folded apart from the rest of a store; see there. A store that is not split is the one part of itself."""
+
+    def recorded(self, after: int, limit: int) -> List[RecordedBatch]: ...
+
+    def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None: ...
+
+    def sweep(self) -> bool: ...
+
+    def sync(self) -> None: ...
+
+
 class Store(Protocol):
     """What the writer and the flusher need of a store. Every method may raise `SpoolError`, and has then done nothing
     that doing it again would double."""

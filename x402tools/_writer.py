@@ -17,11 +17,13 @@ from typing import Callable, List, Optional, Sequence
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
-from x402tools._bell import Bell, Flag
+from x402tools._bell import Flag
 from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._intake import Intake
-from x402tools._reserve import Reserve
+from x402tools._line import Line, Place
+from x402tools._partition import split
+from x402tools._reserve import Reserve, UnderWay
 from x402tools._store import Tally
 from x402tools._threads import LastingThread
 from x402tools.errors import SpoolError
@@ -37,6 +39,7 @@ _SHORTEST_PAUSE = 0.005  # seconds after a commit that took long
 # it does not while there is traffic.
 _LOOKS_BEFORE_SLEEP = 100
 
+_PATIENCE = 1.0  # seconds that a caller waits for the one that commits, before it sees to its event itself
 _LONGEST_SLEEP = 1.0  # seconds; the thread looks again by itself
 _SYNC_EVERY = 1.0  # seconds
 _LOOK_EVERY = 0.02  # seconds between looks of a caller that waits for the commit of another, which wakes it
@@ -61,6 +64,7 @@ class Writer:
         on_mended: called with what was done about a spool that was damaged or gone.
         on_taken: called with the events of each batch, with the lock held.
         as_stored: what of the events is written down; they themselves, unless they are to carry their time.
+        partitions: into so many parts the store is split: each batch is of one.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Writer:
         encode: Callable[..., EncodedBatch] = _batch.encode,
         on_taken: Callable[[Sequence[Event]], None] = lambda _: None,
         as_stored: Callable[[List[Event]], List[Event]] = lambda events: events,
+        partitions: int = 1,
     ) -> None:
         self._intake = intake
         self._store = store
@@ -86,12 +91,17 @@ class Writer:
         self._encode = encode
         self._on_taken = on_taken
         self._as_stored = as_stored
+        self._partitions = partitions
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
         self._batch_number = 0
         self._committing = False
         self._begun = self._done = 0  # commits; the last one done has the number of the last one begun
-        self._committed = Bell()  # rings after each
+        self._line = Line()
+        # Held by the caller that commits for all, also while it waits for the disk; nobody waits for it for long. One
+        # that a thread can take twice, because a `__del__` may come in between.
+        self._leading = threading.RLock()
+        self._is_leading = False
         self._unsynced = False
         self._held = 0  # events that the intake was told of as held elsewhere
         self._in_trouble = False
@@ -124,47 +134,117 @@ class Writer:
     def _commit(self) -> bool:
         try:
             with self._lock:
-                self._intake.dropped()  # adds them up, or they would become many while the store fails
-                if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes it along
-                    return False
-                self._committing = True
-                self._begun += 1
-                try:
-                    left = self._hand_over()
-                    self._done = self._begun
-                    return not left
-                finally:
-                    self._committing = False
+                return self._commit_now()
         finally:
-            self._committed.ring()
+            self._line.let_go(self._done)
+
+    def _commit_now(self) -> bool:
+        """Call with the lock held, and let those in line go when it is free."""
+        self._intake.dropped()  # adds them up, or they would become many while the store fails
+        if self._committing:  # a `__del__` recorded in the middle of a commit; the next one takes it along
+            return False
+        self._committing = True
+        self._begun += 1
+        try:
+            left = self._hand_over()
+            self._done = self._begun  # also of one begun in `_commit_here`: the store has found out what became of it
+            return not left
+        finally:
+            self._committing = False
 
     def wait_for_commit(self) -> None:
         """What a caller does whose event has to be stored before it goes on; does not wait for a store that fails.
 
-        A group commit: one of the callers commits for all, and the others wait for that. A commit takes along what was
-        put before it began, so a caller has to see the end of one that began after it put its event.
+        A group commit: one of the callers commits for all, and the others wait for that, see `_line`. A commit takes
+        along what was put before it began, so a caller has to see the end of one that began after it put its event.
         """
         if self._in_trouble:
             return
         begun = self._begun
         try:
-            self._desk.run(lambda: self._wait_for_commit_after(begun))
+            # The main thread has it done at the desk, which a disk that does not answer may not keep.
+            may_wait_for_disk = threading.get_ident() != threading.main_thread().ident
+            has_tried = self._desk.run(lambda: self._wait_for_commit_after(begun, may_wait_for_disk))
         except InBetweenError:
             return
-        self._report()  # as in `commit`
+        if has_tried:
+            self._report()  # as in `commit`
 
-    def _wait_for_commit_after(self, begun: int) -> None:
-        while self._done <= begun:
-            rung = self._committed.rung
-            if not self._lock.acquire(blocking=False):
-                self._committed.wait(rung, _LOOK_EVERY)
-                continue
+    def _wait_for_commit_after(self, begun: int, may_wait_for_disk: bool) -> bool:
+        """Whether this caller was one that committed."""
+        place = self._line.join(begun)
+        try:
+            if not self._leading.acquire(blocking=False) and not self._becomes_the_next(place, begun):
+                if self._done <= begun:
+                    self._commit()  # beside the one that hangs: the store knows how long to wait for it
+                    return True
+                return False
             try:
-                if self._committing or (self._done <= begun and not self._commit()):
-                    return  # in the middle of one, see `_commit`; or the store has no room for all of it
+                if self._done <= begun and not self._is_leading:  # else a `__del__` came in between
+                    self._commit_for_all(begun, may_wait_for_disk)
             finally:
-                self._lock.release()
-                self._committed.ring()  # once more, for those who found the lock taken just now
+                self._leading.release()
+                self._line.let_go(self._done)
+        finally:
+            self._line.leave(place)
+        return True
+
+    def _becomes_the_next(self, place: Place, begun: int) -> bool:
+        """Waits until this caller's event is stored, or for its turn to commit; False when it has not got that."""
+        give_up = time.monotonic() + _PATIENCE
+        while self._done <= begun and time.monotonic() < give_up:
+            place.wait(_LOOK_EVERY)
+            if self._done <= begun and self._leading.acquire(blocking=False):
+                return True
+        return False
+
+    def _commit_for_all(self, begun: int, may_wait_for_disk: bool) -> None:
+        self._is_leading = True
+        try:
+            self._line.gather()
+            if self._done <= begun and not (may_wait_for_disk and self._commit_here()):
+                with self._lock:
+                    self._commit_now()  # once: what the store has no room for is left to the thread
+        finally:
+            self._is_leading = False
+
+    def _commit_here(self) -> bool:
+        """A commit of what is waiting, as one batch, in the calling thread and by itself; False when it has to be done
+        the other way. No lock is held while it waits for the disk; see `Reserve.begin`."""
+        with self._lock:
+            under_way = self._begin_here()
+            number = self._begun
+        if under_way is None:
+            return False
+        if not self._store.store_here(under_way):
+            if self._store.trouble is None:
+                return False  # called off
+            self._intake.wake()  # the thread tries again
+        with self._lock:
+            self._unsynced = True
+            self._done = max(self._done, number)
+            self._account()
+        self._on_stored(under_way.batch.events)
+        if self._store.wants_sync:
+            self._intake.wake()
+        return True
+
+    def _begin_here(self) -> Optional[UnderWay]:
+        """Takes what is waiting from the intake into the store, which does not write it down yet."""
+        waiting = len(self._intake.events)
+        busy = self._committing or self._unstored or self._stopping.is_set() or not self.thread.is_alive()
+        if busy or not 0 < waiting <= _batch.MOST_EVENTS or self._intake.dropped().events:
+            return None
+        self._committing = True
+        self._begun += 1
+        try:
+            self._take(waiting)
+            under_way = self._store.begin(self._unstored[0])
+            if under_way is not None:
+                self._unstored = []
+            return under_way
+        finally:
+            self._committing = False
 
     def waiting(self) -> Tally:
         """What is recorded and not in the store; call with `lock` held for a count that misses nothing."""
@@ -206,12 +286,12 @@ class Writer:
                 retry = min(2 * retry, _LONGEST_RETRY)
                 continue
             retry = _FIRST_RETRY
-            if time.monotonic() >= next_sync:
+            if time.monotonic() >= next_sync or self._store.wants_sync:
                 self._sync()
                 next_sync = time.monotonic() + _SYNC_EVERY
             empty_looks = 0 if busy else empty_looks + 1
             if self._durability != "interval":
-                self._stopping.wait(_SYNC_EVERY)
+                self._intake.rest(_SYNC_EVERY)
             elif empty_looks < _LOOKS_BEFORE_SLEEP:
                 self._stopping.wait(max(began + COMMIT_EVERY - time.monotonic(), _SHORTEST_PAUSE))
             else:
@@ -235,6 +315,8 @@ class Writer:
             self._store.append([], dropped)
         elif not tried:
             self._store.catch_up()  # also notices, at the latest after a second, that the file is gone
+        else:
+            return left
         self._account()
         return left
 
@@ -246,18 +328,8 @@ class Writer:
         """Stores what is here and up to `most` events of the intake; how many it took from there."""
         taken = 0
         while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
-            events = self._intake.take(min(_batch.MOST_EVENTS, most - taken))
-            try:
-                batch = self._encode(self._intake.recorder, self._batch_number + 1, self._as_stored(events))
-            except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
-                self._intake.give_back(events)
-                raise
-            taken += len(events)
-            self._batch_number += 1
-            self._unstored.append(batch)
-            self._intake.held_elsewhere(batch.events)
-            self._held += batch.events
-            self._on_taken(events)
+            # So many more with several partitions, that the batches are as large.
+            taken += self._take(min(_batch.MOST_EVENTS * self._partitions, most - taken))
         self._store.append(self._unstored, Tally())
         stored = sum(batch.events for batch in self._unstored)
         self._unstored = []  # after an interrupt they are appended once more, which is harmless
@@ -267,6 +339,28 @@ class Writer:
         self._account()
         self._on_stored(stored)
         return taken
+
+    def _take(self, most: int) -> int:
+        """Makes batches of up to so many events of the intake, to be stored; how many events they have."""
+        events = self._intake.take(most)
+        try:
+            batches = self._encoded(events)
+        except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
+            self._intake.give_back(events)
+            raise
+        self._batch_number += len(batches)
+        self._unstored += batches
+        self._intake.held_elsewhere(len(events))
+        self._held += len(events)
+        self._on_taken(events)
+        return len(events)
+
+    def _encoded(self, events: List[Event]) -> List[EncodedBatch]:
+        """The batches of these events. Each has a number of its own, as a repetition is known by it; in one partition
+        they rise."""
+        parts = [events] if self._partitions == 1 else split(events, self._partitions)
+        recorder, first = self._intake.recorder, self._batch_number + 1
+        return [self._encode(recorder, number, self._as_stored(part)) for number, part in enumerate(parts, first)]
 
     def _account(self) -> None:
         """Events that were taken and are still in memory, here or in the store, leave less room for new ones."""

@@ -17,6 +17,7 @@ from x402tools.errors import SpoolError
 
 SCHEMA = ["CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY NOT NULL)"]
 ADD = "INSERT INTO things VALUES (?)"
+ADD_ALONE = "WITH one AS (SELECT ?) INSERT INTO things SELECT * FROM one"
 
 
 @pytest.fixture
@@ -30,6 +31,14 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.fixture
 def connection(path: pathlib.Path) -> Iterator[Connection]:
     opened = Connection(str(path), "FULL")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def direct(path: pathlib.Path) -> Iterator[Connection]:
+    """One whose small transactions happen in the calling thread."""
+    opened = Connection(str(path), "NORMAL")
     yield opened
     opened.close()
 
@@ -166,5 +175,74 @@ def test_a_forked_child_makes_its_own(path: pathlib.Path) -> None:
     """The copy of the parent's thread does not exist there; the child must neither hang on it nor harm the parent."""
     with Program(FORKING, path) as program:
         answers = program.line(), program.line()
+
+    assert answers == ("2", "0 3")
+
+
+def test_a_small_transaction_happens_in_the_calling_thread(direct: Connection) -> None:
+    """It needs no connection thread; the others see what it wrote, and it sees what they wrote."""
+    with direct.transaction() as transaction:
+        transaction.run(ADD, ("there",))
+    thread = direct._dict.conn
+    thread.close(force=True)
+    thread.join(10)
+
+    direct.run_here(ADD_ALONE, ("here",))
+    with pytest.raises(SpoolError, match="UNIQUE"):
+        direct.run_here(ADD_ALONE, ("there",))
+
+    assert names(direct) == ["here", "there"]
+
+
+def test_a_small_transaction_waits_for_another_program_s_lock(path: pathlib.Path, direct: Connection) -> None:
+    """Within the busy limit; what fails leaves nothing behind, and the next one works."""
+    direct.run_here(ADD_ALONE, ("before",))
+
+    with held_spool(path), pytest.raises(SpoolError, match="locked"):
+        run_with_deadline(direct.run_here, ADD_ALONE, ("late",), seconds=6)
+    with pytest.raises(SpoolError, match="NOT NULL"):
+        direct.run_here(ADD_ALONE, (None,))
+    direct.run_here(ADD_ALONE, ("again",))
+
+    assert names(direct) == ["again", "before"]
+
+
+def test_small_transactions_do_not_let_the_log_grow(path: pathlib.Path, direct: Connection) -> None:
+    """They leave the checkpoints to `sync`, and say when one is due."""
+    for number in range(1500):
+        direct.run_here(ADD_ALONE, (f"name {number:04d}",))
+        if direct.wants_sync:
+            direct.sync()
+
+    assert len(names(direct)) == 1500
+    assert path.with_name(path.name + "-wal").stat().st_size < 4 * 1024 * 1024
+
+
+def test_a_small_transaction_never_goes_into_another_file(path: pathlib.Path, direct: Connection) -> None:
+    """Neither into the one that took the place of the file, nor into one that it would make."""
+    assert names(direct) == []
+    path.rename(path.with_name("moved.db"))
+
+    with pytest.raises(SpoolError):
+        direct.run_here(ADD_ALONE, ("lost",))
+    path.touch(0o600)
+    prepare(str(path), SCHEMA)
+    with pytest.raises(SpoolError, match="replaced"):
+        direct.run_here(ADD_ALONE, ("lost",))
+
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM things").fetchone() == (0,)
+
+
+def test_a_forked_child_makes_its_own_for_small_transactions(path: pathlib.Path) -> None:
+    """As for the other ones: the log is left alone by the child, and both go on."""
+    program = FORKING.replace('"FULL"', '"NORMAL"').replace(
+        "    with connection.transaction() as transaction:\n        transaction.run(",
+        "    connection.run_here(",
+    )
+    program = program.replace('"INSERT INTO things VALUES (?)"', repr(ADD_ALONE))
+
+    with Program(program, path) as running:
+        answers = running.line(), running.line()
 
     assert answers == ("2", "0 3")

@@ -189,3 +189,95 @@ def test_an_ordinary_batch_is_a_deposit_of_nothing_else(tmp_path: pathlib.Path) 
     reserve.close()
 
     assert deposits == [Deposit(1, [batch])]
+
+
+@pytest.fixture
+def written_by_callers(tmp_spool: pathlib.Path) -> Iterator[Reserve]:
+    """One where callers store by themselves; it holds the claim."""
+    opened = Reserve(Spool(str(tmp_spool), sync="NORMAL", max_bytes=2**40))
+    assert opened.claim()
+    yield opened
+    opened.close()
+
+
+def test_what_a_caller_stores_is_kept_until_it_is_stored(written_by_callers: Reserve, tmp_spool: pathlib.Path) -> None:
+    """From `begin` on it is in memory, and after `store_here` in the file alone."""
+    reserve = written_by_callers
+    under_way = reserve.begin(make_batch(1, (1, 2)))
+    assert under_way is not None
+    before = reserve.in_memory
+
+    stored = reserve.store_here(under_way)
+
+    assert (before, stored, reserve.in_memory) == (2, True, 0)
+    assert [post.key for post in stored_posts(tmp_spool)] == ["rec-1-0", "rec-1-1"]
+    assert reserve.counts().recorded == Tally(2, 3)
+
+
+def test_what_was_handed_out_meanwhile_is_not_stored_as_pending(
+    written_by_callers: Reserve, tmp_spool: pathlib.Path
+) -> None:
+    """Whoever needs a batch that a caller is about to store calls that off; it is booked and counted once."""
+    reserve = written_by_callers
+    under_way = reserve.begin(make_batch(1, (5,)))
+    assert under_way is not None
+
+    (one,) = handed_out(reserve)
+    stored = reserve.store_here(under_way)
+    pending = stored_posts(tmp_spool)
+    reserve.settle([one], [])
+    reserve.catch_up()
+
+    assert (stored, pending) == (False, [])
+    counts = reserve.counts()
+    assert (counts.recorded, counts.delivered, counts.pending) == (Tally(1, 5), Tally(1, 5), Tally())
+    assert stored_posts(tmp_spool) == []
+
+
+def test_what_was_stored_is_not_handed_out_from_memory(written_by_callers: Reserve) -> None:
+    """A flusher that comes when a caller has stored and not yet said so finds the batch in the file alone."""
+    reserve = written_by_callers
+    under_way = reserve.begin(make_batch(1, (5,)))
+    assert under_way is not None
+    assert reserve._file is not None
+    assert reserve._file.store_here(under_way.batch, under_way.is_wanted)
+
+    batches = reserve.oldest_sealed(0, 10)
+    stored = reserve.store_here(under_way)
+
+    assert [place.sequence for batch in batches for place, _ in batch.posts] == [1]
+    assert not stored  # nor once more
+    assert reserve.in_memory == 0
+    assert reserve.counts().pending == reserve.counts().recorded == Tally(1, 5)
+
+
+def test_what_a_caller_could_not_store_is_told_and_kept(written_by_callers: Reserve, tmp_spool: pathlib.Path) -> None:
+    """`trouble` says why until it is stored, and no caller tries the next one by itself meanwhile."""
+    reserve = written_by_callers
+    under_way = reserve.begin(make_batch(1, (5,)))
+    assert under_way is not None
+
+    with held_spool(tmp_spool):
+        stored = reserve.store_here(under_way)
+        trouble, next_one, kept = str(reserve.trouble), reserve.begin(make_batch(2, (1,))), reserve.in_memory
+    reserve.catch_up()
+
+    assert (stored, next_one, kept) == (False, None, 1)
+    assert "locked" in trouble
+    assert reserve.trouble is None
+    assert reserve.counts().recorded == Tally(1, 5)
+    assert [post.key for post in stored_posts(tmp_spool)] == ["rec-1-0"]
+
+
+def test_what_was_given_up_is_not_stored_by_its_caller(written_by_callers: Reserve, tmp_spool: pathlib.Path) -> None:
+    """It was reported as lost."""
+    reserve = written_by_callers
+    under_way = reserve.begin(make_batch(1, (5,)))
+    assert under_way is not None
+
+    lost = reserve.give_up()
+    stored = reserve.store_here(under_way)
+
+    assert [post.amount for post in lost] == [5]
+    assert not stored
+    assert stored_posts(tmp_spool) == []

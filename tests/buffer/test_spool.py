@@ -486,6 +486,39 @@ def test_a_batch_is_stored_once_even_when_the_file_changes(tmp_path: pathlib.Pat
     store.close()
 
 
+def test_the_number_of_a_recorder_never_falls(tmp_path: pathlib.Path) -> None:
+    """A statement that hung for long may be done after later ones; what they stored is not stored again after that."""
+    store = open_spool(tmp_path / "usage.db")
+
+    assert store.claim()
+    store.append([make_batch(3, (1,))], Tally())
+    store.settle([Acknowledgement(*store.oldest_sealed(0, 1)[0].posts[0])], [])
+
+    for number in (2, 3):
+        store.append([make_batch(number, (1,))], Tally())
+
+    counts = store.counts()
+    assert store.oldest_sealed(1, 10) == []
+    assert (counts.recorded, counts.delivered) == (Tally(1, 1), Tally(1, 1))
+    store.close()
+
+
+def test_a_recorder_that_stores_is_not_among_the_forgotten_ones(tmp_path: pathlib.Path) -> None:
+    """Its number is written anew before it is as old as those that are forgotten."""
+    path = tmp_path / "usage.db"
+    store = open_spool(path)
+    store.append([make_batch(1, (1,))], Tally())
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("INSERT INTO meta (rowid, key, value) VALUES (90000, 'stored other', 1)")
+
+    for number in (2, 3):
+        store.append([make_batch(number, (1,))], Tally())
+
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT rowid, value FROM meta WHERE key = 'stored rec'").fetchall() == [(90001, 3)]
+    store.close()
+
+
 # -- destinations ------------------------------------------------------------------------------------------------
 
 

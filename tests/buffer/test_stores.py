@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 import time
+import zlib
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import pytest
@@ -20,7 +21,7 @@ from x402tools._batch import EncodedBatch, Post
 from x402tools._event import LARGEST_AMOUNT
 from x402tools._reserve import Reserve
 from x402tools._spool import Spool
-from x402tools._store import Acknowledgement, Burial, ChangedError, Holding, Place, Store, Tally
+from x402tools._store import Acknowledgement, Burial, ChangedError, Holding, Place, RecordedBatch, Store, Tally
 from x402tools.errors import SpoolError
 from x402tools.redis_store import RedisStore
 
@@ -72,6 +73,14 @@ NOT_SHARED: Dict[str, str] = {
 }
 
 
+# What is not promised by one that has several partitions, and why.
+_IN_TURN = "each partition has an order of its own, and each has its turn"
+NOT_IN_ORDER: Dict[str, str] = {
+    "test_what_is_appended_comes_out_oldest_first": _IN_TURN,
+    "test_sequence_numbers_say_what_is_older": _IN_TURN,
+}
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Redis of the tests' own; without one its tests are skipped."""
@@ -88,15 +97,45 @@ def on_the_server(server: Server) -> OpenStore:
     return lambda: Engine(store, max_bytes=2**40)
 
 
-@pytest.fixture(params=[*STORES, "server"])
+def in_partitions(server: Server) -> OpenStore:
+    """The same in four partitions. Sealed batches are spread over all of them; of what is recorded, which is folded
+    partition by partition, all is in one."""
+    from x402tools._redis_partitions import Partitions
+    from x402tools._spool import Deposit
+
+    class Spread(Partitions):
+        def deposit(self, deposit: Deposit) -> None:
+            spread = [batch._replace(partition=spread_over(batch)) for batch in deposit.batches]
+            super().deposit(deposit._replace(batches=spread))
+
+        def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
+            return self.parts()[1].recorded(after, limit)
+
+        def seal(self, up_to: int, batches: Sequence[EncodedBatch]) -> None:
+            self.parts()[1].seal(up_to, batches)
+
+    store = RedisStore(server.url, namespace=os.urandom(6).hex(), partitions=4)
+    return lambda: Spread(store, max_bytes=2**40)
+
+
+def spread_over(batch: EncodedBatch) -> int:
+    return zlib.crc32(batch.id.encode()) if batch.is_sealed else 1
+
+
+ON_A_SERVER = {"server": on_the_server, "partitions": in_partitions}
+
+
+@pytest.fixture(params=[*STORES, *ON_A_SERVER])
 def open_store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[OpenStore]:
     """Opens the one store of this test: called twice, it gives two objects, as two processes have them."""
-    if request.param != "server":
+    if request.param not in ON_A_SERVER:
         factory = STORES[request.param](tmp_path)
     elif request.node.originalname in NOT_SHARED:
         pytest.skip(reason=NOT_SHARED[request.node.originalname])
+    elif request.param == "partitions" and request.node.originalname in NOT_IN_ORDER:
+        pytest.skip(reason=NOT_IN_ORDER[request.node.originalname])
     else:
-        factory = on_the_server(request.getfixturevalue("server"))
+        factory = ON_A_SERVER[request.param](request.getfixturevalue("server"))
     opened: List[Store] = []
 
     def open_one() -> Store:

@@ -15,16 +15,26 @@ from x402tools import UsageBuffer
 from x402tools.errors import SpoolError
 
 
-def deliver_all(path: str, events: str) -> Dict[str, Any]:
-    """Records in small groups, with a commit between them, and delivers; the slowest call, and the ledger."""
-    spool = Spool(path, Service())  # type: ignore[arg-type]  # a str is a path too
+def deliver_all(path: str, events: str, durability: str = "interval") -> Dict[str, Any]:
+    """Records in small groups, with a commit between them, and delivers; the slowest call, and the ledger.
+
+    In a thread: the main thread never waits for the disk by itself.
+    """
+    spool = Spool(path, Service(), durability=durability)  # type: ignore[arg-type]  # a str is a path too
     slowest, pause = 0.0, threading.Event()
-    for _ in range(int(events) // 10):
-        for _ in range(10):
-            started = time.monotonic()
-            spool.buffer.record("env_1", 1)
-            slowest = max(slowest, time.monotonic() - started)
-        pause.wait(0.02)
+
+    def record() -> None:
+        nonlocal slowest
+        for _ in range(int(events) // 10):
+            for _ in range(10):
+                started = time.monotonic()
+                spool.buffer.record("env_1", 1)
+                slowest = max(slowest, time.monotonic() - started)
+            pause.wait(0.02)
+
+    recording = threading.Thread(target=record)
+    recording.start()
+    recording.join()
     flushed = bool(spool.buffer.flush(10))
     stats = spool.stats()
     started = time.monotonic()
@@ -39,6 +49,41 @@ def deliver_all(path: str, events: str) -> Dict[str, Any]:
         "delivered": stats.delivered.events,
         "pending": stats.pending.events,
         "errors": spool.errors,
+    }
+
+
+def write_hangs_in_a_caller(path: str) -> Dict[str, Any]:
+    """A thread records with durability="commit" until a write of its does not return; then the buffer is closed."""
+    service = Service()
+    service.open.clear()  # or the flusher would write too
+    spool = Spool(path, service, durability="commit")  # type: ignore[arg-type]  # a str is a path too
+    began, returned = time.monotonic(), 0
+
+    def record() -> None:
+        nonlocal began, returned
+        for number in range(1000):
+            began = time.monotonic()
+            spool.buffer.record("env_1", 1, idempotency_key=f"key-{number}")
+            returned += 1
+
+    hanging = threading.Thread(target=record, daemon=True)
+    hanging.start()
+    eventually(lambda: time.monotonic() > began + 0.5, "a write hangs")
+    stored = returned
+    beside = threading.Thread(target=lambda: spool.buffer.record("env_1", 1, idempotency_key="beside"), daemon=True)
+    beside.start()
+    started = time.monotonic()
+    result = spool.buffer.close()
+    closing = time.monotonic() - started
+    beside.join(5)
+    return {
+        "stored": stored,
+        "closing": closing,
+        "problem": result.problem,
+        "is_still_hanging": hanging.is_alive(),
+        "is_beside_waiting": beside.is_alive(),
+        "errors": spool.errors,
+        "dropped": len(spool.dropped),
     }
 
 
@@ -133,6 +178,7 @@ SCENARIOS = {
     scenario.__name__: scenario
     for scenario in (
         deliver_all,
+        write_hangs_in_a_caller,
         limited_file_size,
         limited_handles,
         fork_beside_a_deleted_file,

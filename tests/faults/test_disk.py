@@ -111,13 +111,14 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("durability", ["interval", "commit"])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.full) for name in sorted(FAULTS)])
-def test_D02_D03_failing_system_calls(name: str, tmp_path: pathlib.Path) -> None:
+def test_D02_D03_failing_system_calls(name: str, durability: str, tmp_path: pathlib.Path) -> None:
     """Whatever call fails, every event is booked once, in time, and the ledger says so."""
     strace = ["-P", str(tmp_path / "usage.db"), "-P", str(tmp_path / "usage.db-wal")]
     strace += [part for fault in FAULTS[name] for part in ("-e", f"inject={fault}")]
 
-    report = child("deliver_all", tmp_path / "usage.db", "300", strace=strace)
+    report = child("deliver_all", tmp_path / "usage.db", "300", durability, strace=strace)
 
     passing = name.endswith("once")  # may be over before anybody is told
     assert report["errors"] or passing, "the fault did not happen"
@@ -160,14 +161,34 @@ def test_D04_slow_fsync(seconds: float, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.full
-def test_D04_fsync_hangs_at_the_end(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("durability", ["interval", "commit"])
+def test_D04_fsync_hangs_at_the_end(durability: str, tmp_path: pathlib.Path) -> None:
     """A disk that does not answer any more does not keep the process from ending."""
     strace = ["-P", str(tmp_path / "usage.db-wal"), "-e", "inject=fdatasync:delay_enter=4000000:when=8+1"]
 
-    report = child("deliver_all", tmp_path / "usage.db", "40", strace=strace)
+    report = child("deliver_all", tmp_path / "usage.db", "40", durability, strace=strace)
 
     assert report["closing"] <= 1.5
     assert report["slowest"] < 0.3
+
+
+def test_D04_write_hangs_in_a_caller(tmp_path: pathlib.Path) -> None:
+    """Neither the end of the process nor another caller waits for the one whose write does not return, and what came
+    back before is in the file."""
+    path = tmp_path / "usage.db"
+    strace = ["-P", f"{path}-wal", "-e", "inject=pwrite64:delay_enter=5000000:when=400+1"]
+
+    report = child("write_hangs_in_a_caller", path, strace=strace)
+
+    assert report["is_still_hanging"]
+    assert report["closing"] <= 1.5
+    assert not report["is_beside_waiting"]
+    assert "does not answer" in report["problem"]
+    assert any("does not answer" in line for line in report["errors"])
+    assert report["dropped"] >= 1
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        stored = connection.execute("SELECT total(events) FROM sealed").fetchone()[0]
+    assert stored >= report["stored"] > 10
 
 
 # -- D5 to D7: a power cut, rights, and what is at the path ------------------------------------------------------------

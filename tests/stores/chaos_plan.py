@@ -11,11 +11,13 @@ from typing import NamedTuple, Optional, Tuple
 from tests.conservation.plan import FaultPlan
 
 SQLITE, REDIS, VALKEY = "sqlite", "redis", "valkey"
-STORES = (SQLITE, REDIS, VALKEY)
+CLUSTER = "cluster"  # of three Redis nodes
+STORES = (SQLITE, REDIS, VALKEY, CLUSTER)
 
 # What happens to the engine while workers are killed; in turn, so that a few rounds meet all of it.
 FAILOVER = "failover"
 WEATHERS = ("calm", "killed", "cut off", "full", FAILOVER)
+WEATHERS_OF_A_CLUSTER = ("killed", "slots moved")
 
 # An amount is this and a little more, so that a sum of amounts tells how many they were: of events folded into one POST
 # the service sees only the sum.
@@ -47,6 +49,7 @@ class Plan(NamedTuple):
     seconds: float  # that recording takes
     blows: Tuple[Blow, ...]
     faults: FaultPlan
+    partitions: Optional[int] = None  # the store's own default
 
 
 def amount_of(rng: random.Random) -> int:
@@ -59,7 +62,9 @@ def draw(
 ) -> Plan:
     """The plan of this round; the weather of a server can be chosen."""
     rng = random.Random(f"{store}/{seed}/{number}")
-    weather = "calm" if store == SQLITE else weather or WEATHERS[(seed + number) % len(WEATHERS)]
+    weathers = {SQLITE: ("calm",), CLUSTER: WEATHERS_OF_A_CLUSTER}.get(store, WEATHERS)
+    if weather not in weathers:
+        weather = weathers[(seed + number) % len(weathers)]
     # Most coalesce: what does not costs a POST an event, and a round shall take seconds.
     one_by_one = events // 10
     rest = events - 2 * one_by_one

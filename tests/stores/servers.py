@@ -34,6 +34,7 @@ Options = Sequence[str]  # of a server's command line
 
 _START = 30.0  # seconds; a busy machine needs far less
 _LOOK_EVERY = 0.02
+_SLOTS = 16384  # of a cluster
 
 
 def program(kind: str) -> Optional[str]:
@@ -156,6 +157,108 @@ def wait_for_replica(primary: Server, replica: Server) -> None:
             return
         pause.wait(_LOOK_EVERY)
     raise RuntimeError("the replica did not connect to its primary")
+
+
+@contextlib.contextmanager
+def clustered(folder: pathlib.Path, nodes: int = 3) -> Iterator[Cluster]:
+    """A Redis Cluster of primaries, with the slots shared out evenly."""
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(Node(folder / f"node-{number}")) for number in range(nodes)]
+        cluster = Cluster(started)
+        cluster.form()
+        yield cluster
+
+
+class Node(Server):
+    """A server in cluster mode."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        # Its port of the cluster's own protocol is 10,000 above.
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendfsync", "always")
+        super().__init__(folder, REDIS, options)
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{HOST}:{self.port}"
+
+
+class Cluster:
+    """Nodes that know each other.
+
+    Args:
+        nodes: started, and new.
+    """
+
+    def __init__(self, nodes: Sequence[Server]) -> None:
+        self.nodes = nodes
+
+    @property
+    def url(self) -> str:
+        return self.nodes[0].url
+
+    def form(self) -> None:
+        """Has them meet and shares out the slots; returns when all of them say that the cluster works."""
+        share = -(-_SLOTS // len(self.nodes))
+        for number, node in enumerate(self.nodes):
+            first, last = number * share, min((number + 1) * share, _SLOTS) - 1
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            node.ask("CLUSTER", "ADDSLOTS", *range(first, last + 1))
+            if number:
+                self.nodes[0].ask("CLUSTER", "MEET", HOST, node.port)
+        self.wait_until_ok()
+
+    def wait_until_ok(self) -> None:
+        """Returns when each node says that the cluster works."""
+        pause = threading.Event()
+        for _ in range(int(_START / _LOOK_EVERY)):
+            if all(self._is_ok(node) for node in self.nodes):
+                return
+            pause.wait(_LOOK_EVERY)
+        raise RuntimeError("the cluster did not come about")
+
+    def move(self, slot: int, target: Server) -> None:
+        """Moves a slot to this node, key after key, as `redis-cli --cluster reshard` does."""
+        with self.moving(slot, target):
+            pass
+
+    @contextlib.contextmanager
+    def moving(self, slot: int, target: Server) -> Iterator[None]:
+        """The same, with what is done meanwhile done when one of the keys has moved and the others have not."""
+        source = self.owner(slot)
+        if source is target:
+            yield
+            return
+        source_id, target_id = (node.ask("CLUSTER", "MYID").decode() for node in (source, target))
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        for key in source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            source.ask("MIGRATE", HOST, target.port, key, 0, 5000)
+        yield
+        for key in iter(lambda: source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1), []):
+            source.ask("MIGRATE", HOST, target.port, *key, 0, 5000)
+        for node in (target, source, *self.nodes):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def owner(self, slot: int) -> Server:
+        """The node that has this slot."""
+        for first, last, (_, port, *_), *_ in self.nodes[0].ask("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == port)
+        raise RuntimeError(f"nobody has slot {slot}")
+
+    def _is_ok(self, node: Server) -> bool:
+        words = ("cluster_state:ok", f"cluster_known_nodes:{len(self.nodes)}", f"cluster_size:{len(self.nodes)}")
+        try:
+            info = node.ask("CLUSTER", "INFO")
+        except OSError:
+            return False
+        return all(word in _text(info) for word in words)
+
+
+def _text(info: Any) -> str:
+    if isinstance(info, dict):
+        return " ".join(f"{name}:{value}" for name, value in info.items())
+    return info.decode() if isinstance(info, bytes) else str(info)
 
 
 def _info(server: Server, section: str) -> bytes:

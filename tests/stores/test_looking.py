@@ -165,3 +165,19 @@ def test_the_doctor_makes_nothing(shell: Shell, store: str, server: Server) -> N
     assert "nothing was ever stored" in empty["note"]["store"]
     assert server.ask("DBSIZE", password=PASSWORD) == 0
     assert set(away["fault"]) == {"server"}
+
+
+def test_all_partitions_are_shown(shell: Shell, store: str, emulator: Emulator) -> None:
+    """By peek and by the doctor, who knows the destination too; and the workers of all of them."""
+    buffer = UsageBuffer(f"{store}?partitions=4", deliver=False, coalesce=True)
+    with X402Client(emulator.api_key, emulator.base_url, buffer=buffer) as client:
+        for number in range(20):
+            client.record_usage(f"env_{number}", 2)
+
+    peeked = shell.call("buffer", "peek", "--store", f"{store}?partitions=4", "-n", 100, "--json")
+    shell.environment["X402TOOLS_BASE_URL"] = "http://127.0.0.1:1"
+    levels = found(shell, f"{store}?partitions=4")
+
+    assert sorted(post["envelope_id"] for post in peeked.json) == sorted(f"env_{number}" for number in range(20))
+    assert "20 events are pending" in levels["fault"]["workers"]
+    assert "not the one" in levels["fault"]["base URL"]

@@ -11,9 +11,11 @@ import random
 import threading
 from typing import Callable, Counter, Dict, Iterator, NamedTuple
 
-from tests.stores.chaos_plan import FAILOVER, SQLITE, Plan
+from tests.stores import servers
+from tests.stores.chaos_plan import CLUSTER, FAILOVER, SQLITE, Plan
 from tests.stores.pair import Pair
-from tests.stores.servers import Proxy, Server
+from tests.stores.servers import Cluster, Proxy, Server
+from x402tools._redis_nodes import slot_of
 
 # One stroke, from its beginning to its end; waits with the function it is given, and says what it did.
 Strike = Callable[[random.Random, Callable[[float], object]], str]
@@ -52,10 +54,17 @@ def place(plan: Plan, folder: pathlib.Path) -> Iterator[Place]:
         path = str(folder / "usage.db")
         yield Place(path, path, lambda *_: "")
         return
+    split = f"?partitions={plan.partitions}" if plan.partitions else ""
     if plan.weather == FAILOVER:
         with Pair(folder / "engine", plan.store) as pair:
-            url = pair.network.url
+            url = pair.network.url + split
             yield Place(url, url, lambda rng, wait: _fail_over(pair, rng, wait), replicas=1)
+        return
+    if plan.store == CLUSTER:
+        with servers.clustered(folder / "engine") as cluster:
+            url = cluster.url + split
+            on_nodes = {"killed": _kill_one, "slots moved": _move_slots}[plan.weather]
+            yield Place(url, url, lambda rng, wait: on_nodes(cluster, rng, wait))
         return
     with Server(folder / "engine", plan.store, ("--appendfsync", "always")) as server, Proxy(server.port) as proxy:
         strokes: Dict[str, Strike] = {
@@ -64,7 +73,7 @@ def place(plan: Plan, folder: pathlib.Path) -> Iterator[Place]:
             "cut off": lambda rng, wait: _cut(proxy, rng, wait),
             "full": lambda rng, wait: _fill(server, rng, wait),
         }
-        yield Place(proxy.url, server.url, strokes[plan.weather])
+        yield Place(proxy.url + split, server.url + split, strokes[plan.weather])
 
 
 def blow(plan: Plan, there: Place, over: threading.Event) -> Counter[str]:
@@ -81,6 +90,20 @@ def _kill(server: Server, rng: random.Random, wait: Callable[[float], object]) -
     wait(rng.uniform(*_LENGTHS))
     server.start()
     return "killed"
+
+
+def _kill_one(cluster: Cluster, rng: random.Random, wait: Callable[[float], object]) -> str:
+    _kill(rng.choice(cluster.nodes), rng, wait)
+    cluster.wait_until_ok()
+    return "killed"
+
+
+def _move_slots(cluster: Cluster, rng: random.Random, _: Callable[[float], object]) -> str:
+    """Some of the store's partitions, and what is the namespace's own."""
+    tags = [f"{{x402:x402:{partition}}}" for partition in rng.sample(range(16), 4)]
+    for tag in (*tags, "{x402:x402}"):
+        cluster.move(slot_of(tag), rng.choice(cluster.nodes))
+    return "slots moved"
 
 
 def _cut(proxy: Proxy, rng: random.Random, wait: Callable[[float], object]) -> str:

@@ -14,6 +14,7 @@ from x402tools._cli.fleet_view import ALIVE, FleetView
 from x402tools._cli.output import amount_of_bytes, duration
 from x402tools._redis_link import Link
 from x402tools._redis_start import OLDEST
+from x402tools._redis_store import prefix_of
 from x402tools.errors import SpoolError
 
 _LITTLE_ROOM = 0.9  # of the memory that the server may use
@@ -28,15 +29,17 @@ def check_fleet(url: str) -> Tuple[List[Finding], Optional[str]]:
     store = RedisStore(url)
     link = Link(store)
     try:
-        findings = list(_check_server(link))
+        findings = list(dict.fromkeys(one for node in _nodes(link) for one in _check_server(node)))
         if any(one.level == "fault" and one.about == "server" for one in findings):
             return findings, None
-        findings += [*_check_memory(link), *_check_persistence(link), *_check_replication(link), _check_clock(link)]
+        for node in link.primaries():
+            told = [*_check_memory(node), *_check_persistence(node), *_check_replication(node), _check_clock(node)]
+            findings += [one for one in told if one not in findings]
         # Is there anything at all? Opening an empty namespace makes its streams.
-        meta, ledger = (f"{{x402:{store.namespace}}}:{name}" for name in ("meta", "ledger"))
-        if not link.command("EXISTS", meta, ledger):
+        meta, ledger = (f"{prefix_of(store)}:{name}" for name in ("meta", "ledger"))
+        if not link.at(meta).command("EXISTS", meta, ledger):
             return [*findings, Finding("note", "store", "nothing was ever stored here")], None
-        destination = link.command("HGET", meta, "destination")
+        destination = link.at(meta).command("HGET", meta, "destination")
         with FleetView(url) as view:
             findings += _check_content(view)
         return findings, destination.decode("ascii", "replace") if destination else None
@@ -45,6 +48,14 @@ def check_fleet(url: str) -> Tuple[List[Finding], Optional[str]]:
         return [*findings, Finding("fault", "store", str(error))], None
     finally:
         link.close()
+
+
+def _nodes(link: Link) -> List[Link]:
+    """Those of a cluster; what cannot be found out, the first question meets too."""
+    try:
+        return link.primaries()
+    except SpoolError:
+        return [link]
 
 
 # -- the server --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from x402tools import RedisStore
 from x402tools._batch import Post
 from x402tools._cli.glance import Glance
 from x402tools._inspect import SpoolView
-from x402tools._redis_store import Engine
+from x402tools._redis_partitions import engine_of
 from x402tools._store import Counts, DeadLetter
 
 _BATCHES_AT_ONCE = 50
@@ -35,7 +35,7 @@ class FleetView:
 
     def __init__(self, store: str) -> None:
         # Also one that would lose usage: nothing is trusted to it here, and what it has may be saved.
-        self._engine = Engine(RedisStore(store, allow_eviction=True), max_bytes=_NO_LIMIT)
+        self._engine = engine_of(RedisStore(store, allow_eviction=True), max_bytes=_NO_LIMIT)
         self.path = self._engine.path
 
     def __enter__(self) -> FleetView:
@@ -58,9 +58,10 @@ class FleetView:
     def pending(self) -> Iterator[Post]:
         """Every POST that is pending and can be read: first the events that are still to be folded, each as one."""
         # Asked for first, so that what is folded from here on is not seen as events and as a POST too.
-        sealed = self._engine.last_sequence()
-        yield from self._pages(self._engine.pending_events, self._engine.last_recorded())
-        yield from self._pages(self._engine.pending_posts, sealed)
+        for engine in self._engine.engines:
+            sealed = engine.last_sequence()
+            yield from self._pages(engine.pending_events, engine.last_recorded())
+            yield from self._pages(engine.pending_posts, sealed)
 
     def _pages(self, page: Callable[[int, int, int], Tuple[int, List[Post]]], up_to: int) -> Iterator[Post]:
         after = 0
