@@ -173,9 +173,10 @@ class Node(Server):
     """A server in cluster mode."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        # Its port of the cluster's own protocol is 10,000 above.
+        # By itself it would take one 10,000 above its own, which systems give to clients.
+        self.bus_port = free_port()
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendfsync", "always")
-        super().__init__(folder, REDIS, options)
+        super().__init__(folder, REDIS, (*options, "--cluster-port", str(self.bus_port)))
 
     @property
     def url(self) -> str:
@@ -189,7 +190,7 @@ class Cluster:
         nodes: started, and new.
     """
 
-    def __init__(self, nodes: Sequence[Server]) -> None:
+    def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
 
     @property
@@ -204,7 +205,7 @@ class Cluster:
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             node.ask("CLUSTER", "ADDSLOTS", *range(first, last + 1))
             if number:
-                self.nodes[0].ask("CLUSTER", "MEET", HOST, node.port)
+                self.nodes[0].ask("CLUSTER", "MEET", HOST, node.port, node.bus_port)
         self.wait_until_ok()
 
     def wait_until_ok(self) -> None:
