@@ -55,7 +55,7 @@ class Pair:
         """It catches up, and this returns when it has."""
         self._link.mend()
         assert self.replica is not None
-        servers.wait_for_primary(self.replica)
+        servers.wait_for_replica(self.primary, self.replica)
 
     def lose_primary(self) -> None:
         """SIGKILL; nobody gets through any more."""
@@ -75,7 +75,7 @@ class Pair:
         self._link.mend()
         options = ("--replicaof", f"{HOST} {self._link.port}")
         self.replica = self._new(options).start()
-        servers.wait_for_primary(self.replica)
+        servers.wait_for_replica(self.primary, self.replica)
 
     def _new(self, options: servers.Options) -> Server:
         self._servers.append(Server(self._folder / f"server-{len(self._servers) + 1}", self._kind, options))

@@ -145,15 +145,16 @@ def replicated(folder: pathlib.Path, kind: str = REDIS) -> Iterator[Tuple[Server
     with Server(folder / "primary", kind) as primary:
         options = ("--replicaof", f"{HOST} {primary.port}")
         with Server(folder / "replica", kind, options) as replica:
-            wait_for_primary(replica)
+            wait_for_replica(primary, replica)
             yield primary, replica
 
 
-def wait_for_primary(replica: Server) -> None:
-    """Returns when the replica has what its primary has."""
+def wait_for_replica(primary: Server, replica: Server) -> None:
+    """Returns when the replica has what the primary has, and the primary knows it, so that WAIT counts it."""
     pause = threading.Event()
     for _ in range(int(_START / _LOOK_EVERY)):
-        if b"master_link_status:up" in _info(replica, "replication"):
+        has_all = b"master_link_status:up" in _info(replica, "replication")
+        if has_all and b"state=online" in _info(primary, "replication"):
             return
         pause.wait(_LOOK_EVERY)
     raise RuntimeError("the replica did not connect to its primary")
@@ -188,7 +189,7 @@ class Cluster:
         nodes: started, and new.
     """
 
-    def __init__(self, nodes: Sequence[Server]) -> None:
+    def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = nodes
 
     @property

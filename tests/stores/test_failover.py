@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import time
 
@@ -84,7 +85,7 @@ def test_what_only_the_lost_primary_had_is_not_sent(tmp_path: pathlib.Path) -> N
     with Pair(tmp_path) as pair:
         store = RedisStore(pair.network.url)
         link = Link(store)
-        leases = Leases(link, "{x402:x402}:out", "post", "worker", 60.0, time.monotonic)
+        leases = Leases(link, "{x402:x402}:out", "post", "worker", 60.0, time.monotonic, itertools.count(1).__next__)
         alone = Engine(store, max_bytes=2**40)
         alone.deposit(Deposit(1, [make_batch(1)]))
         kept = leases.still_held(leases.read(1), lambda *asked: link.run_and_wait(*asked, 1, 10.0))
