@@ -24,12 +24,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
 from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._connection import DamagedError
 from x402tools._fair_lock import FairLock
+from x402tools._kept import Kept, Moved, UnderWay, sum_of
 from x402tools._spool import Deposit, Spool
 from x402tools._spool_rows import numbered
 from x402tools._store import (
@@ -76,63 +77,6 @@ _UNKNOWN = 2**62
 _OTHERS_MEANWHILE = 100  # batches that other processes may store before what is kept here gets its numbers
 
 
-class _Kept:
-    """A batch in memory."""
-
-    def __init__(self, batch: EncodedBatch) -> None:
-        self.batch = batch
-        self.posts: Optional[List[Post]] = None  # once handed out
-        self.settled = 0  # a bit for each POST that is not pending any more
-        self.sending: Dict[int, float] = {}  # positions that were noted as being sent, and since when
-
-    @property
-    def left(self) -> List[int]:
-        """The positions of the POSTs that are pending, of a batch that was handed out."""
-        return [at for at in range(len(self.posts or ())) if not self.settled >> at & 1]
-
-    def pending(self) -> Tally:
-        if self.posts is None:
-            return Tally(self.batch.events, self.batch.units)
-        return _sum([self.posts[at] for at in self.left])
-
-    def pending_posts(self) -> List[Post]:
-        if self.posts is None:
-            return _batch.decode(self.batch.value)
-        return [self.posts[at] for at in self.left]
-
-    def to_store(self) -> EncodedBatch:
-        if self.posts is None:
-            return self.batch
-        if not self.settled:
-            return self.batch._replace(is_sealed=True)  # its POSTs may have been sent, under their keys
-        return _batch.encode_posts(self.batch.id, [self.posts[at] for at in self.left])
-
-    def notes(self) -> List[Tuple[str, int, float]]:
-        """What `to_store` has to go with it; see `Deposit`."""
-        if not self.sending:
-            return []
-        new = {at: position for position, at in enumerate(self.left)}
-        return [(self.batch.id, new[at], since) for at, since in self.sending.items() if at in new]
-
-
-class _Moved(NamedTuple):
-    """Where a batch went that was handed out from memory and then stored."""
-
-    sequence: int
-    positions: Dict[int, int]
-
-
-class UnderWay:
-    """A batch that the thread which recorded is about to store by itself; see `Reserve.begin`."""
-
-    def __init__(self, batch: EncodedBatch) -> None:
-        self.batch = batch
-        self.called_off = False
-
-    def is_wanted(self) -> bool:
-        return not self.called_off
-
-
 class Reserve:
     """A store: the spool, and memory while the spool fails."""
 
@@ -141,15 +85,15 @@ class Reserve:
         # Where callers write by themselves; None where they cannot.
         self._file: Optional[Spool] = spool if isinstance(spool, Spool) and spool.stores_here else None
         self._lock = FairLock()  # guards everything below, also while the disk is slow: callers do not wait for it
-        self._kept: Dict[int, _Kept] = {}
-        self._moved: Dict[int, _Moved] = {}
+        self._kept: Dict[int, Kept] = {}
+        self._moved: Dict[int, Moved] = {}
         self._owed: List[Settled] = []
         self._delivered = Tally()  # from memory, not in the ledger yet
         self._dropped = Tally()
         self._buried: List[Burial] = []  # from memory, not in the spool yet
         self._held: List[Holding] = []  # likewise
         # The last deposit, if it may be stored, and what is storing it if it is not done here.
-        self._unsure: Optional[Tuple[Deposit, Dict[int, _Kept], Optional[UnderWay]]] = None
+        self._unsure: Optional[Tuple[Deposit, Dict[int, Kept], Optional[UnderWay]]] = None
         self._deposits = 0
         self._newest: Dict[str, int] = {}  # the number of each recorder's last batch
         self._next_sequence = -1
@@ -166,7 +110,7 @@ class Reserve:
             for batch in batches:
                 recorder, number = numbered(batch.id)
                 if number > self._newest.get(recorder, -1):  # or it is here, or was: a caller that was interrupted
-                    self._kept[self._next_sequence] = _Kept(batch)
+                    self._kept[self._next_sequence] = Kept(batch)
                     self._next_sequence -= 1
                     self._newest[recorder] = number
             if dropped.events:
@@ -189,7 +133,7 @@ class Reserve:
             in_order = number > self._newest.get(recorder, -1)
             if self._file is None or self.is_behind or self._unsure or self.trouble or not in_order:
                 return None
-            under_way, kept = UnderWay(batch), _Kept(batch)
+            under_way, kept = UnderWay(batch), Kept(batch)
             self._deposits += 1
             # First of all, so that nobody finds it here and stores or hands it out without calling this off.
             self._unsure = Deposit(self._deposits, [batch]), {self._next_sequence: kept}, under_way
@@ -286,7 +230,7 @@ class Reserve:
             if self._unsure is not None and self._unsure[2] is not None:
                 self._unsure[2].called_off = True
             self._kept, self._unsure = {}, None
-            self._dropped = self._dropped.plus(_sum(lost))
+            self._dropped = self._dropped.plus(sum_of(lost))
             return lost
 
     def take_notices(self) -> List[str]:
@@ -318,7 +262,7 @@ class Reserve:
                 batches += [self._hand_out(number) for number, kept in self._kept.items() if self._may_hand_out(kept)]
             return batches
 
-    def _may_hand_out(self, kept: _Kept) -> bool:
+    def _may_hand_out(self, kept: Kept) -> bool:
         """Events that are to be folded go out from memory each under its own key. So not while they may be in the spool
         too, which would fold them under another."""
         may_be_stored = self._unsure is not None and kept in self._unsure[1].values()
@@ -365,7 +309,7 @@ class Reserve:
             if not self._spool.has_claim:
                 raise SpoolError(f"{self._spool.path}: only the process that holds the claim settles")
             settled: List[Settled] = [*acknowledged, *buried, *held]
-            self._known_held += _sum([one.post for one in held]).events
+            self._known_held += sum_of([one.post for one in held]).events
             try:
                 self._resolve()
                 self._write_down_owed()
@@ -433,11 +377,11 @@ class Reserve:
                 if self._known is None:
                     raise
             spool, kept = self._known, self._kept_pending()
-            owed_delivered = _sum([one.post for one in self._owed if isinstance(one, Acknowledgement)])
-            owed_dead = _sum([one.post for one in self._owed if isinstance(one, Burial)])
-            dead = _sum([burial.post for burial in self._buried])
-            owed_held = _sum([one.post for one in self._owed if isinstance(one, Holding)])
-            held = _sum([holding.post for holding in self._held])
+            owed_delivered = sum_of([one.post for one in self._owed if isinstance(one, Acknowledgement)])
+            owed_dead = sum_of([one.post for one in self._owed if isinstance(one, Burial)])
+            dead = sum_of([burial.post for burial in self._buried])
+            owed_held = sum_of([one.post for one in self._owed if isinstance(one, Holding)])
+            held = sum_of([holding.post for holding in self._held])
             pending = spool.pending.plus(kept).plus(held).minus(owed_delivered).minus(owed_dead)
             self._known_held = spool.held.plus(owed_held).plus(held).events
             return spool._replace(
@@ -500,7 +444,7 @@ class Reserve:
 
     def resolve(self, booked: Sequence[int], absent: Sequence[int]) -> Tuple[List[Post], List[Post]]:
         settled, resent = _repeated_on_damage(lambda: self._spool.resolve(booked, absent))
-        self._known_held = max(self._known_held - _sum([*settled, *resent]).events, 0)
+        self._known_held = max(self._known_held - sum_of([*settled, *resent]).events, 0)
         return settled, resent
 
     def requeue(self, ids: Sequence[int]) -> int:
@@ -595,7 +539,7 @@ class Reserve:
         self._spool.deposit(deposit)
         self._arrived(deposit, kept)
 
-    def _arrived(self, deposit: Deposit, kept: Dict[int, _Kept]) -> None:
+    def _arrived(self, deposit: Deposit, kept: Dict[int, Kept]) -> None:
         """Forgets what the spool has; POSTs of it that the flusher holds are settled there from now on."""
         handed_out = {sequence: batch for sequence, batch in kept.items() if batch.posts is not None}
         places = self._spool.places_of([batch.batch.id for batch in handed_out.values()]) if handed_out else {}
@@ -604,7 +548,7 @@ class Reserve:
             if place is None or batch.posts is None:
                 continue  # another process has delivered it already
             self._spool.adopt(place, [batch.posts[at] for at in batch.left])
-            self._moved[sequence] = _Moved(place, {at: new for new, at in enumerate(batch.left)})
+            self._moved[sequence] = Moved(place, {at: new for new, at in enumerate(batch.left)})
         left = {sequence: batch for sequence, batch in self._kept.items() if sequence not in kept}
         delivered, dropped = self._delivered.minus(deposit.delivered), self._dropped.minus(deposit.dropped)
         buried, held = self._buried[len(deposit.buried) :], self._held[len(deposit.held) :]
@@ -686,7 +630,3 @@ def _repeated_on_damage(operation: Callable[[], _Result]) -> _Result:
 
 def _units_of(envelope_id: str, posts: Sequence[Post]) -> int:
     return sum(post.amount for post in posts if post.envelope_id == envelope_id)
-
-
-def _sum(posts: Sequence[Post]) -> Tally:
-    return Tally(sum(post.events for post in posts), sum(post.amount for post in posts))

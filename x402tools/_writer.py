@@ -21,9 +21,10 @@ from x402tools._bell import Flag
 from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._intake import Intake
+from x402tools._kept import UnderWay
 from x402tools._line import Line, Place
 from x402tools._partition import split
-from x402tools._reserve import Reserve, UnderWay
+from x402tools._reserve import Reserve
 from x402tools._store import Tally
 from x402tools._threads import LastingThread
 from x402tools.errors import SpoolError
