@@ -205,6 +205,7 @@ ENDS = {
 }
 
 
+@pytest.mark.alone  # 300 POSTs in the two seconds of exit_timeout, which a busy machine does not do
 @pytest.mark.parametrize("end", ENDS)
 def test_P07_ends_that_deliver(end: str, spool: Tuple[str, str, str], emulator: Emulator) -> None:
     """However the program ends by itself: what it recorded is delivered before it is gone."""
