@@ -138,9 +138,11 @@ class Intake:
     def dropped(self) -> Tally:
         """What was dropped and is not in the store's count yet. Only the holder of the writer's lock asks.
 
-        What is dropped meanwhile is left to the next time: callers may drop faster than this counts, and it would
-        never end.
+        What is dropped meanwhile is left to the next time. Counting is several times as fast as dropping, also of eight
+        threads that do nothing else: there would be more to count each time, and nobody stores anything meanwhile.
         """
-        for _ in range(len(self._drops)):
-            self._dropped = self._dropped.plus(Tally(1, self._drops.popleft()))
+        pop = self._drops.popleft
+        amounts = [pop() for _ in range(len(self._drops))]
+        if amounts:
+            self._dropped = self._dropped.plus(Tally(len(amounts), sum(amounts)))
         return self._dropped

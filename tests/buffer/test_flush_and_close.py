@@ -263,8 +263,10 @@ def test_record_racing_close_is_kept_or_refused(tmp_spool: pathlib.Path, durabil
     ]
     for thread in threads:
         thread.start()
-    wait_until(lambda: all(accepted), "all are at work")
-    buffer.close()
+    try:
+        wait_until(lambda: all(accepted), "all are at work")
+    finally:
+        buffer.close()  # or they would never end
     for thread in threads:
         thread.join(10)
     ledger = buffer.stats()
