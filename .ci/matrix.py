@@ -24,8 +24,19 @@ FIGURES = FOLDER / "figures"
 SUITE = ROOT / ".ci" / "suite.py"
 AT_ONCE = 2  # runs: most tests wait, so that one of them does not keep the cores busy
 # Minutes of processes that are killed, and of programs that are started: on the oldest Python and on the newest.
-SLOW = ("tests/faults", "tests/demo", "tests/cli", "tests/stores", "tests/benchmarks", "tests/test_readme.py")
+SLOW = (
+    *("tests/faults", "tests/demo", "tests/cli", "tests/stores", "tests/benchmarks", "tests/test_readme.py"),
+    *("tests/emulator", "tests/testing"),
+)
 CONSTRAINTS = ROOT / "tests" / "constraints-oldest.txt"
+# What meets a dependency; the rest has run on this Python with the newest ones.
+OF_DEPENDENCIES = (
+    *("tests/client", "tests/aio", "tests/emulator", "tests/testing", "tests/observability", "tests/packaging"),
+    *("tests/cli/test_output.py", "tests/cli/test_buffer.py"),
+    *("tests/stores/test_redis_store.py", "tests/stores/test_partitions.py"),
+    *(f"tests/buffer/test_{name}.py" for name in ("connection", "spool", "durability", "processes", "exit", "stores")),
+    "tests/buffer/test_flush_and_close.py",
+)
 
 OLDEST = "3.8"
 # As in the classifiers of pyproject.toml; one that the machine lacks is named at the end, not failed.
@@ -71,6 +82,13 @@ def planned(found: List[Tuple[str, str]], skip: List[str]) -> List[Run]:
     runs = [Run(version, version, python) for version, python in reversed(found) if version not in skip]
     oldest = [Run(f"{version}-oldest", version, python, CONSTRAINTS) for version, python in found if version == OLDEST]
     return oldest + runs
+
+
+def chosen(run: Run) -> List[str]:
+    """Which tests to run, in pytest's words; none for all."""
+    if run.name == OLDEST:
+        return []
+    return list(OF_DEPENDENCIES) if run.constraints else [f"--ignore={path}" for path in SLOW]
 
 
 def prepare(run: Run, log_path: pathlib.Path) -> pathlib.Path:
@@ -164,12 +182,12 @@ def main() -> int:
         print(
             "Without the tests marked `full`: their size, not the Python, is what they test; `make test` ran them.\n"
             f"On the oldest Python here, and on the newest in `make test`, but not on the others: {', '.join(SLOW)}, "
-            "and the tests marked `alone`"
+            "and the tests marked `alone`; with the oldest dependencies, what meets one"
         )
     print(f"To run: {', '.join(run.name for run in runs)}", flush=True)
 
     prepare_all(runs)
-    less = {run: [] if options.full or run.name == OLDEST else [f"--ignore={path}" for path in SLOW] for run in runs}
+    less = {run: [] if options.full else chosen(run) for run in runs}
     workers = ["--workers", str(2 * (os.cpu_count() or 1))]
     outcomes = []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
