@@ -263,6 +263,8 @@ class UsageBuffer:
             raise ValidationError(f"amount must be at most {self._largest} (max_post_amount), not {amount}")
 
     def _make_room(self, intake: Intake, event: Event) -> bool:
+        if intake.closed:
+            return True  # nothing is taken from it any more: it may be full for ever, and `_attend` says what is
         size = self._settings.max_queue_size
         if self._settings.on_queue_full == "raise":
             raise QueueFullError(f"{size} events wait in memory; this one was not stored")

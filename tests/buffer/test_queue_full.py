@@ -5,6 +5,7 @@ Another connection holds the file, so that nothing can be stored for as long as 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 
 from tests.buffer.helpers import URL, ScriptedDelivery, assert_adds_up, held_spool, make_event, stored_posts, wait_until
 from tests.conftest import run_with_deadline
-from x402tools import QueueFullError, Usage, UsageBuffer
+from x402tools import BufferClosedError, QueueFullError, Usage, UsageBuffer
 from x402tools._intake import Intake
 
 LIMIT = 10
@@ -258,3 +259,19 @@ def test_counting_drops_takes_no_longer_than_dropping() -> None:
     # A record that is dropped takes ten times as long as this bare drop, and eight threads have the interpreter eight
     # times as long as the one that counts.
     assert min(ratios) < 1
+
+
+@pytest.mark.parametrize("policy", ["reject", "raise", "block"])
+def test_a_closed_buffer_says_that_it_is_closed_also_when_it_is_full(tmp_spool: pathlib.Path, policy: str) -> None:
+    """Who goes on recording is told, and does not drop for ever what nobody counts any more."""
+    buffer = UsageBuffer(tmp_spool, max_queue_size=LIMIT, on_queue_full=policy, exit_timeout=0.1)
+
+    with held_spool(tmp_spool):
+        with contextlib.suppress(QueueFullError):
+            for _ in range(LIMIT):
+                buffer.record("env", 1)
+        buffer.close()
+
+        for _ in range(3):
+            with pytest.raises(BufferClosedError):
+                buffer.record("env", 1)
