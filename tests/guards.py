@@ -364,6 +364,20 @@ GUARDS: List[Guard] = [
         "tests/buffer/test_flush_and_close.py",
     ),
     Guard(
+        "who records into a closed buffer is told, though it is full",
+        "buffer.py",
+        "if intake.closed:\n            return True",
+        "if False:\n            return True",
+        "tests/buffer/test_queue_full.py",
+    ),
+    Guard(
+        "drops are counted as fast as they come",
+        "_intake.py",
+        "self._dropped = self._dropped.plus(Tally(len(amounts), sum(amounts)))",
+        "for amount in amounts:\n                self._dropped = self._dropped.plus(Tally(1, amount))",
+        "tests/buffer/test_queue_full.py",
+    ),
+    Guard(
         "a limit on the memory",
         "buffer.py",
         "if len(intake.events) >= intake.limit and not",

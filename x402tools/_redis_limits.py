@@ -1,19 +1,51 @@
-"""What a store on a server does not do, or need not."""
+"""What every store on a server does alike, in one partition or in several; and what it does not do, or need not."""
 
 from __future__ import annotations
 
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from x402tools._batch import Post
-from x402tools._store import HeldPost, Place
+from x402tools._redis_fleet import RedisFleet
+from x402tools._redis_link import Link
+from x402tools._store import Allowance, HeldPost, Place
 from x402tools.errors import SpoolError
 
 
 class OnServer:
-    """The part of `Store` that needs a file. Attributes: `path`, where the store is."""
+    """The part of `Store` that is the same for all, or needs a file. Attributes: `path`, where the store is."""
 
     is_shared = True
     path: str
+    _link: Link
+    _fleet: RedisFleet
+
+    def release(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.release()
+        self._link.close()
+
+    def allowance(self, most: int) -> Allowance:
+        return self._fleet.allowance(most)
+
+    def shut(self, reason: str, seconds: float) -> None:
+        self._fleet.shut(reason, seconds)
+
+    def reopen(self) -> None:
+        self._fleet.reopen()
+
+    def give_up_at(self, moment: Optional[float]) -> None:
+        self._link.give_up_at(moment)
+
+    def go_on(self, seconds: float) -> None:
+        """See `Reserve.go_on`."""
+        self._link.go_on(seconds)
+
+    def is_in_use_here(self) -> bool:
+        return self._link.is_in_use_here()
+
+    # -- what needs a file -----------------------------------------------------------------------------------------
 
     def held(self, after: int, limit: int) -> List[HeldPost]:  # noqa: ARG002 - nothing is held, see `note_sending`
         return []

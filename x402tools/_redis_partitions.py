@@ -33,7 +33,6 @@ from x402tools._redis_store import Engine, Ground, new_name, prefix_of
 from x402tools._spool import Deposit
 from x402tools._store import (
     Acknowledgement,
-    Allowance,
     Burial,
     ChangedError,
     Counts,
@@ -362,15 +361,6 @@ class Partitions(OnServer):
         except SpoolError:
             pass  # whoever takes it over waits for the end of the lease
 
-    def allowance(self, most: int) -> Allowance:
-        return self._fleet.allowance(most)
-
-    def shut(self, reason: str, seconds: float) -> None:
-        self._fleet.shut(reason, seconds)
-
-    def reopen(self) -> None:
-        self._fleet.reopen()
-
     def look(self) -> None:
         """Whether the servers are there, about once a second: one partition after the other.
 
@@ -383,20 +373,6 @@ class Partitions(OnServer):
             self._entrance.keep_partitions()
             self._looked = (self._looked + 1) % self._count
             self.engines[self._looked].look()
-
-    def give_up_at(self, moment: Optional[float]) -> None:
-        self._link.give_up_at(moment)
-
-    def go_on(self, seconds: float) -> None:
-        """See `Reserve.go_on`."""
-        self._link.go_on(seconds)
-
-    def close(self) -> None:
-        self.release()
-        self._link.close()
-
-    def is_in_use_here(self) -> bool:
-        return self._link.is_in_use_here()
 
 
 def engine_of(store: RedisStore, *, max_bytes: int) -> Union[Engine, Partitions]:

@@ -35,7 +35,6 @@ from x402tools._spool import Deposit
 from x402tools._spool_rows import numbered
 from x402tools._store import (
     Acknowledgement,
-    Allowance,
     Burial,
     ChangedError,
     Counts,
@@ -484,15 +483,6 @@ class Engine(OnServer):
             self._sealed.release()
             self.fold_elsewhere()
 
-    def allowance(self, most: int) -> Allowance:
-        return self._fleet.allowance(most)
-
-    def shut(self, reason: str, seconds: float) -> None:
-        self._fleet.shut(reason, seconds)
-
-    def reopen(self) -> None:
-        self._fleet.reopen()
-
     def look(self) -> None:
         """Whether the server is there, about once a second.
 
@@ -503,17 +493,3 @@ class Engine(OnServer):
             self._look_at = self._clock() + _LOOK_EVERY
             self.make_ready()
             self._link.command("PING")
-
-    def give_up_at(self, moment: Optional[float]) -> None:
-        self._link.give_up_at(moment)
-
-    def go_on(self, seconds: float) -> None:
-        """See `Reserve.go_on`."""
-        self._link.go_on(seconds)
-
-    def close(self) -> None:
-        self.release()
-        self._link.close()
-
-    def is_in_use_here(self) -> bool:
-        return self._link.is_in_use_here()
