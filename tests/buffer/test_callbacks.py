@@ -159,6 +159,8 @@ def test_a_drop_that_is_reported_may_record_again(tmp_spool: pathlib.Path) -> No
     with held_spool(tmp_spool):
         for _ in range(20):
             buffer.record("env", 1)
+    # The fifth call comes after the four that record; once the buffer is closed, recording raises.
+    wait_until(lambda: len(drops) >= 5, "the drops are reported")
     run_with_deadline(buffer.close, seconds=10)
 
     stats = buffer.stats()
