@@ -224,7 +224,7 @@ def test_a_file_that_was_deleted_loses_nothing_of_a_window(
     assert_adds_up(stats)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.full), 2])
 def test_kills_in_the_middle_cost_no_unit(processes: int, tmp_spool: pathlib.Path) -> None:
     """Killed again and again while it folds and sends, alone or one of two: the sum of what was recorded is booked.
 

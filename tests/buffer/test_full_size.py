@@ -29,7 +29,7 @@ OPTIONS: Dict[str, Any] = {"on_queue_full": "block", "max_attempts": 1000, "exit
 sizes = pytest.mark.parametrize(
     "count",
     [
-        pytest.param(REDUCED, id="reduced"),
+        pytest.param(REDUCED, id="reduced", marks=pytest.mark.full),
         pytest.param(FULL, id="full", marks=[pytest.mark.proof, pytest.mark.timeout(900)]),
     ],
 )

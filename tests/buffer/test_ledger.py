@@ -7,6 +7,8 @@ import random
 import threading
 from typing import List
 
+import pytest
+
 from tests.buffer.helpers import URL, ScriptedDelivery, assert_adds_up, held_spool, wait_until
 from x402tools import UsageBuffer
 from x402tools.buffer import BufferStats
@@ -75,6 +77,7 @@ class Load:
                 raise
 
 
+@pytest.mark.full
 def test_the_ledger_adds_up_under_load(tmp_spool: pathlib.Path) -> None:
     """Seen at random moments from two threads, with deliveries, failures, dead letters, requeues and drops."""
     draw = random.Random(402)
