@@ -142,7 +142,7 @@ class FileLock:
     a process share one descriptor per path, kept open until the holder releases it, and take turns by `_holders`.
     """
 
-    _registry_lock = threading.Lock()  # guards _holders
+    _registry_lock = threading.RLock()  # guards _holders; a `__del__` may come in between
     _holders: ClassVar[Dict[str, FileLock]] = {}
 
     def __init__(self, path: str) -> None:
@@ -185,7 +185,7 @@ class FileLock:
     @classmethod
     def forget_all(cls) -> None:
         """In a forked child: the parent's locks are not ours. Closing our copies of its descriptors is harmless."""
-        cls._registry_lock = threading.Lock()
+        cls._registry_lock = threading.RLock()
         for lock in cls._holders.values():
             if lock._descriptor is not None:
                 os.close(lock._descriptor)

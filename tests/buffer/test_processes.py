@@ -10,6 +10,8 @@ from typing import Dict, List
 import pytest
 
 from tests.buffer.helpers import PROGRAMS, URL, Program, stored_posts, wait_until
+from tests.conftest import run_with_deadline
+from x402tools._process import FileLock
 from x402tools.testing import Emulator, Fault
 
 
@@ -320,3 +322,17 @@ def test_nothing_is_sent_to_nowhere(tmp_spool: pathlib.Path) -> None:
 
     assert status == 0
     assert len(stored_posts(tmp_spool)) == 2
+
+
+def test_a_lock_can_be_taken_while_another_is_being_taken(tmp_path: pathlib.Path) -> None:
+    """By a `__del__` that comes in between, on the same thread."""
+    lock, taken = FileLock(str(tmp_path / "lock")), []
+
+    def take() -> None:
+        with FileLock._registry_lock:
+            taken.append(lock.acquire())
+            lock.release()
+
+    run_with_deadline(take, seconds=10)
+
+    assert taken == [True]
