@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -53,8 +54,9 @@ def ensure(path: str, *, make_folder: bool) -> None:
     except OSError as error:
         raise SpoolError(f"{path}: the spool cannot be made there ({error.strerror}): choose another path") from error
     for log in LOGS:  # SQLite would write where a planted link points to
-        if os.path.lexists(path + log) and not stat.S_ISREG(os.lstat(path + log).st_mode):
-            raise SpoolError(f"{path}{log}: is not a file of ours; remove it")
+        with contextlib.suppress(FileNotFoundError):  # whoever opens or closes the file makes and deletes them
+            if not stat.S_ISREG(os.lstat(path + log).st_mode):
+                raise SpoolError(f"{path}{log}: is not a file of ours; remove it")
 
 
 def identity(path: str) -> Tuple[int, int]:

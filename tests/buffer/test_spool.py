@@ -25,7 +25,7 @@ from tests.buffer.helpers import (
     wait_until,
 )
 from tests.conftest import run_with_deadline
-from x402tools import UsageBuffer, _batch
+from x402tools import UsageBuffer, _batch, _spool_file
 from x402tools._spool import Spool
 from x402tools._store import Acknowledgement, Burial, Holding, Tally
 from x402tools.errors import SpoolError
@@ -209,6 +209,27 @@ def test_many_processes_may_make_the_spool_at_once(tmp_path: pathlib.Path) -> No
 
         assert answers == [(0, "", ["None"])] * 6
         assert len(stored_posts(path)) == 6
+
+
+def test_logs_may_come_and_go_while_the_file_is_checked(tmp_path: pathlib.Path) -> None:
+    """Another process makes the tables, or closes the file, and SQLite deletes what it kept beside it."""
+    path, log = tmp_path / "usage.db", tmp_path / "usage.db-journal"
+    open_spool(path).close()
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            log.touch()
+            log.unlink()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(5000):
+            _spool_file.ensure(str(path), make_folder=False)
+    finally:
+        stop.set()
+        thread.join()
 
 
 # -- settings ----------------------------------------------------------------------------------------------------

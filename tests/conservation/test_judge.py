@@ -43,9 +43,9 @@ def evidence(durability: str = "interval") -> Evidence:
     spool(made, "before the drain", 2000)
     live(made, "z", "drained", 2500, ledger=made.round[-1]["ledger"], problem=None)
     spool(made, "after the drain", 3000)
-    for process in "abz":
+    for process, code in (("a", -9), ("b", 0), ("z", 0)):
         made.round.append({"what": "stall", "process": process, "nanoseconds": 2 * MS})
-        made.round.append({"what": "ended", "process": process, "code": 0, "planned": [0]})
+        made.round.append({"what": "ended", "process": process, "code": code, "planned": [code]})
     return made
 
 
@@ -321,6 +321,18 @@ def test_what_the_machine_took_is_allowed_for(stall: int, late: bool) -> None:
 
     assert judge(made), judge(made).sentences()
     assert bool(judge(made).late) is late
+
+
+def test_a_kill_that_came_too_late_is_not_the_end() -> None:
+    """The process had left by `os._exit`, and nobody had asked for its code yet."""
+    made = evidence()
+    live(made, "a", "leaving", KILLED_AT // MS, how="os_exit")
+    lines(made, "round", what="killed", process="a")[0]["at"] = KILLED_AT + 600 * MS
+    assert "nothing is lost" in judge(made).broken
+
+    lines(made, "round", what="ended", process="a")[0].update(code=4, planned=[4])
+
+    assert judge(made), judge(made).sentences()
 
 
 def test_what_is_lost_long_before_a_kill_is_lost() -> None:
