@@ -448,12 +448,13 @@ def ends(evidence: Evidence) -> Dict[str, End]:
     """The end of each process that did end: the signal, if there was one, rather than what it did by itself."""
     left = {line["process"]: line["at"] for line in reversed(evidence.life) if line["what"] == "leaving"}
     closed = {line["process"]: line["at"] for line in evidence.life if line["what"] == "closed"}
-    # One that ended by itself is killed in vain: until somebody asks for its code, the system takes the signal.
+    # Who ended by itself was killed in vain: until somebody asks for its code, the system takes the signal. (After a
+    # SIGTERM that it handles a process ends by itself too, and that moment counts.)
     by_itself = {line["process"] for line in evidence.round if line["what"] == "ended" and line["code"] >= 0}
     killed = {
         line["process"]: line["at"]
         for line in evidence.round
-        if line["what"] == "killed" and line["process"] not in by_itself
+        if line["what"] == "killed" and not (line["signal"] == "SIGKILL" and line["process"] in by_itself)
     }
     stalls = {line["process"]: line["nanoseconds"] for line in evidence.round if line["what"] == "stall"}
     found = {}
