@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from typing import Any, Dict, List
 
@@ -27,6 +28,11 @@ def metadata() -> List[Dict[str, Any]]:
         }
         for _ in range(USERS)
     ]
+
+
+def as_json(number: int, metadata: Dict[str, Any]) -> str:
+    """An event as a program of one's own would send it."""
+    return json.dumps({"id": number, "envelopeId": ENVELOPE, "amount": 1, "metadata": metadata})
 
 
 def groups(count: int) -> List[Dict[str, Any]]:

@@ -7,7 +7,6 @@ A publisher has `put(count)`, which hands so many events over, `settle()`, after
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import time
@@ -46,8 +45,7 @@ class Publisher:
 
     def _json(self) -> str:
         number = next(self.numbers)
-        usage = {"id": number, "envelopeId": events.ENVELOPE, "amount": 1}
-        return json.dumps({**usage, "metadata": self.metadata[number % events.USERS]})
+        return events.as_json(number, self.metadata[number % events.USERS])
 
 
 class Ours(Publisher):

@@ -1,4 +1,4 @@
-"""A contestant that publishes to an engine for a while, and one that takes from the engine and POSTs."""
+"""Contestants that publish to an engine for a while, or only record, and one that takes from the engine and POSTs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,37 @@ class Publishing:
         handed = time.perf_counter() - begin
         self._publisher.settle()
         return {"events": put, "handed": handed, "peak": peak_bytes(), **usage.stop()}
+
+    def close(self) -> None:
+        """Ends the publisher."""
+        self._publisher.close()
+
+
+class Recording:
+    """Only records: each batch is published before the next, and that is not counted.
+
+    Options: those of `publishers.make`.
+    """
+
+    def __init__(self, options: Dict[str, Any]) -> None:
+        self._publisher = publishers.make(options)
+
+    def round(self, seconds: float) -> Dict[str, Any]:
+        """Records for so many seconds.
+
+        Returns:
+            events, and the wall and CPU seconds that recording them takes: by the fastest of the batches, because it
+            is said to be the most that there is.
+        """
+        begin, walls, cpus, step = time.perf_counter(), [], [], self._publisher.step
+        while not walls or time.perf_counter() - begin < seconds:
+            usage = Usage()
+            self._publisher.put(step)
+            used = usage.stop()
+            walls.append(used["wall"])
+            cpus.append(used["cpu"])
+            self._publisher.settle()
+        return {"events": len(walls) * step, "wall": min(walls) * len(walls), "cpu": min(cpus) * len(cpus)}
 
     def close(self) -> None:
         """Ends the publisher."""
