@@ -3,7 +3,7 @@
 The journey of one event, and the file of each step:
 
     record       checked and given its id, the later idempotency key                 client, buffer, _event
-    intake       in memory, between the callers and the writer thread                _intake
+    intake       in memory, between the callers and the writer thread                _intake, _journal
     spool        many at a time, committed and synced as one batch                   _writer, _batch, _reserve, _spool
     sealed       a frozen POST: neither its amount nor its key ever changes again    _store (the states and their moves)
     delivered    sent until the service has it, then struck off             _flusher, _senders, _verdict, _gate, _http

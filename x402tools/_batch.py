@@ -33,8 +33,9 @@ _FASTEST = 1  # zlib level; the higher ones save a few per cent more and cost se
 # Rows repeat what the rows just before them say, so a window of 8 KiB finds as much.
 _WINDOW_BITS, _MEMORY_LEVEL = 13, 6
 
-# The largest batch there can be: 500 events with 64 KiB of metadata each. A larger one was not written by us.
-_LARGEST_PAYLOAD = 64 * 1024 * 1024
+# The largest batch there can be: 500 events with 64 KiB of metadata each, of which characters that are no ASCII take up
+# to three times as much here. A larger one was not written by us.
+_LARGEST_PAYLOAD = 128 * 1024 * 1024
 
 _HEADER = struct.Struct(">BBI")
 
@@ -75,7 +76,8 @@ class Post(NamedTuple):
 class EncodedBatch(NamedTuple):
     """A batch ready for the spool. Its id makes storing it twice impossible.
 
-    `is_sealed` is False for events that are still to be folded; `partition` counts in a store that has several.
+    `is_sealed` is False for events that are still to be folded; `partition` counts in a store that has several;
+    `is_noted` is True where a journal has its events too, None where it may have them; see `_journal`.
     """
 
     id: str
@@ -84,6 +86,7 @@ class EncodedBatch(NamedTuple):
     value: bytes
     is_sealed: bool = True
     partition: int = 0
+    is_noted: Optional[bool] = False
 
 
 def encode(
@@ -100,15 +103,26 @@ def encode(
         is_sealed: each event is a POST; otherwise they are still to be folded, and get no `key_field` here.
         key_field: has each POST carry its key in the metadata, under this name; see `with_key`.
     """
+    rows = rows_of(recorder, events, key_field if is_sealed else None)
+    return encode_rows(recorder, batch_number, rows, is_sealed=is_sealed)
+
+
+def rows_of(recorder: str, events: Sequence[Event], key_field: Optional[str]) -> List[Row]:
+    """The rows of these events; `key_field` as for `encode`."""
     rows = [
         (number, envelope_id, amount, metadata, int(recorded_at * 1000))
         for number, envelope_id, amount, metadata, recorded_at in events
     ]
-    if key_field is not None and is_sealed:
+    if key_field is not None:
         rows = [
             (number, envelope_id, amount, with_key(metadata, key_field, event_id(recorder, number)), milliseconds)
             for number, envelope_id, amount, metadata, milliseconds in rows
         ]
+    return rows
+
+
+def encode_rows(recorder: str, batch_number: int, rows: Sequence[Row], *, is_sealed: bool) -> EncodedBatch:
+    """The batch of these rows as they are."""
     units = sum(row[2] for row in rows)
     return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(recorder, rows), is_sealed)
 
@@ -179,6 +193,15 @@ def recorded_rows(value: bytes) -> Tuple[str, List[Row]]:
         CorruptBatchError: as for `decode`.
     """
     recorder, rows = _open(value)
+    return str(recorder), checked(rows)
+
+
+def checked(rows: Any) -> List[Row]:
+    """The rows, if they are rows.
+
+    Raises:
+        CorruptBatchError: they are not.
+    """
     try:
         for number, envelope_id, amount, metadata, milliseconds in rows:
             if type(amount) is not int or type(envelope_id) is not str or type(milliseconds) is not int:
@@ -187,7 +210,7 @@ def recorded_rows(value: bytes) -> Tuple[str, List[Row]]:
                 raise CorruptBatchError("a row has a value of another type")
     except (TypeError, ValueError) as error:
         raise CorruptBatchError(str(error)) from None
-    return str(recorder), rows
+    return list(rows)
 
 
 def _open(value: bytes) -> Tuple[Any, Any]:

@@ -45,9 +45,10 @@ _NOTES = "SELECT position, since FROM sending WHERE sequence = ? LIMIT 1000"
 _SETTLED = "SELECT events, units, bits FROM settled WHERE sequence = ? LIMIT 1"
 _ADD = "INSERT OR IGNORE INTO sealed (sequence, batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?, ?)"
 
-_NUMBERS = "SELECT key, value FROM meta WHERE key GLOB 'stored *' ORDER BY rowid DESC LIMIT 10000"
-# The file that is there now may have been written to by the same recorders meanwhile.
-_KEEP_NUMBER = "REPLACE INTO meta SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = ? AND value >= ?)"
+_NUMBERS = (
+    "SELECT key, value FROM meta WHERE key GLOB 'stored *' OR key GLOB 'journal *' OR key GLOB 'ended *'"
+    " ORDER BY rowid DESC LIMIT 10000"
+)
 
 _ROWS_AT_ONCE = 20
 _MOST_PROBES = 10_000  # rows looked for one by one behind a damaged page
@@ -113,7 +114,8 @@ def _carry_numbers(read: Reader, transaction: Transaction) -> None:
     except _Unreadable:
         return
     for key, number in reversed(stored):  # the newest is the last to be forgotten
-        transaction.run(_KEEP_NUMBER, (key, number, key, number))
+        # The file that is there now may have been written to by the same recorder meanwhile.
+        transaction.run(_spool_rows.REMEMBER_AT_LEAST, (key, number, key, number))
 
 
 def _chunks(read: Reader, sql: str, position: int) -> Iterator[List[Row]]:

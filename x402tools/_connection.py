@@ -28,7 +28,6 @@ from urllib.parse import quote
 import sqlitedict
 
 from x402tools import _process, _spool_file
-from x402tools._direct import Direct
 from x402tools._fair_lock import FairLock
 from x402tools._transaction import Row, Statement, Transaction, until_unlocked
 from x402tools.errors import SpoolError
@@ -45,10 +44,6 @@ _BUSY_STEP = 20
 # Longer than SQLite itself may wait, so that running out of it means that the thread is stuck. Seconds.
 _DEADLINE = 12.0
 _LOOK_EVERY = 0.05  # seconds between looks whether the thread is alive
-
-# A statement of a calling thread that takes so long is not waited for at the end: it usually takes 50 microseconds, and
-# another process's lock is waited for by itself.
-_HANGS = 0.5
 
 # What SQLite says when the content of the file is not what it wrote. sqlite3 has error codes only since Python 3.11.
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "could not decode")
@@ -224,9 +219,7 @@ class Connection:
         self._temporary = temporary
         self._lock = FairLock()  # guards the one exchange under way with the connection thread
         self._dict: Optional[_Dict] = None
-        self._here = Direct(self._connect_here)  # used and open only while `_dict` is
         self._identity: Optional[Tuple[int, int]] = None  # of the file that is open
-        self._is_closed = False  # and was not opened again
         self._paused = False
         self._was_open = False  # when it was paused
         self.openings = 0  # how often the file was opened: SQLite may have made a new log each time
@@ -253,18 +246,6 @@ class Connection:
         """
         with self._lock:
             self._try(lambda: self._exchange([(sql, parameters)]))
-
-    def run_here(self, sql: str, parameters: Sequence[Any]) -> None:
-        """The same for one that is small: in the calling thread, unless it is synced; see `_direct`."""
-        if self._sync != "NORMAL":
-            self.run_alone(sql, parameters)
-            return
-        with self._lock:
-            try:
-                self._try(lambda: self._run_here(sql, parameters))
-            finally:
-                if self._is_closed:  # meanwhile, and nobody waited for this
-                    self._here.close()
 
     def is_in_use_here(self) -> bool:
         """Whether the calling thread is in the middle of using this, or is the connection thread: what comes in between
@@ -299,10 +280,7 @@ class Connection:
             if self._sync != "FULL":
                 self._exchange([("PRAGMA synchronous=FULL", ())])
                 try:
-                    if self._here.checkpoint_is_due():
-                        self._exchange([("PRAGMA wal_checkpoint(PASSIVE)", ())])
-                        self._here.checkpoint_was_made()
-                    self._write_something()  # which also begins the log anew
+                    self._write_something()
                 finally:
                     self._exchange([(f"PRAGMA synchronous={self._sync}", ())])
 
@@ -311,11 +289,9 @@ class Connection:
 
         Does not wait for long for a thread whose statement does not return: that closes what it uses itself, later.
         """
-        self._is_closed = True
         if not self._lock.acquire(timeout=self._patience(time.monotonic())):
             return
         try:
-            self._here.close()  # first: the last of the two to close syncs
             opened, self._dict = self._dict, None
             if opened is not None:
                 opened.conn.close(force=True)  # only queues the end; the ordinary close() can wait for ever
@@ -323,17 +299,6 @@ class Connection:
                 opened.conn = None
         finally:
             self._lock.release()
-
-    @property
-    def wants_sync(self) -> bool:
-        """Whether so much was written by `run_here` that `sync` should make a checkpoint."""
-        return self._here.checkpoint_is_due()
-
-    def is_stuck(self) -> bool:
-        """Whether a statement of `run_here` has not returned for so long that nobody should wait for it any more."""
-        since = self._here.busy_since
-        longest = _DEADLINE if self.give_up_at is None else min(self._patience(since or 0.0), _HANGS)
-        return since is not None and time.monotonic() >= since + longest
 
     def pause_for_fork(self) -> None:
         """Closes the file, so that nothing of SQLite is copied into the child; see `_process`.
@@ -348,8 +313,6 @@ class Connection:
         self._was_open = self._paused and self._dict is not None and self._is_at_the_path()
         if self._was_open:
             self.close()
-        elif self._paused:
-            self._here.close()
 
     def resume_after_fork(self) -> None:
         """Opens the file again, at once: at the end of the process no thread could be started for it any more."""
@@ -367,7 +330,6 @@ class Connection:
         """In a forked child: the thread is not here and its locks may be held. Nothing is closed: see `_process`."""
         opened, self._dict = self._dict, None
         self._lock = FairLock()
-        self._here.forget()
         if opened is not None:
             opened.conn = None
 
@@ -376,15 +338,7 @@ class Connection:
             until_unlocked(attempt, self._busy_until())
         except BaseException:
             self._roll_back()  # an I/O error may have left it open
-            self._here.close()
             raise
-
-    def _run_here(self, sql: str, parameters: Sequence[Any]) -> None:
-        self._open()
-        try:
-            self._here.run(sql, parameters)
-        except sqlite3.Error as error:
-            raise self._spool_error(error) from error
 
     def _write_something(self) -> None:
         with self.transaction() as transaction:
@@ -463,7 +417,6 @@ class Connection:
         if sys.is_finalizing():  # its thread would never begin to run, and starting it never return
             raise SpoolError(f"{self._path}: cannot be opened at the end of the interpreter")
         self._identity = identity
-        self._is_closed = False
         self.openings += 1
         try:
             opened = _Dict(
@@ -485,19 +438,6 @@ class Connection:
             raise SpoolError(f"{self._path}: this file system cannot keep a write-ahead log (a network drive?)")
         return opened
 
-    def _connect_here(self) -> PlainConnection:
-        connection = plain(self._path)
-        try:
-            if not self._is_at_the_path():  # replaced just now: what was opened may be the other file
-                raise SpoolError(f"{self._path}: was deleted or replaced while it is in use")
-            for sql, parameters in self._settings():
-                connection.execute(sql, parameters)
-            connection.execute("PRAGMA wal_autocheckpoint=0")  # see `_checkpoint`
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     def _settings(self) -> List[Statement]:
         return [
             (f"PRAGMA busy_timeout={_BUSY_STEP}", ()),
@@ -511,7 +451,6 @@ class Connection:
         ]
 
     def _abandon(self) -> None:
-        self._here.close()
         opened, self._dict = self._dict, None
         if opened is not None:
             opened.conn.close(force=True)

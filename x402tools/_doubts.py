@@ -12,7 +12,7 @@ A process may die while it sends, so with `hold_after` each POST is noted in the
 3. So what was under way at the moment of a crash has a note. What has one may not have been sent at all: notes are
    written for a group at a time, because each costs a commit. It is at most one group of `group` POSTs in addition.
 
-A note is as safe as an event: with durability="commit" from a kill of the process, otherwise from a power cut too.
+A note is safe from a power cut: it is synced with its commit.
 
 Used by the flusher's thread alone.
 """

@@ -18,7 +18,7 @@ import itertools
 import queue
 import secrets
 from collections import deque
-from typing import Callable, Deque, List
+from typing import Callable, ContextManager, Deque, List, Optional
 
 from x402tools._bell import Bell
 from x402tools._event import Event
@@ -33,8 +33,12 @@ class Intake:
 
     Args:
         limit: how many events may wait here.
-        attention: the flag as it is when the writer is awake; True when every caller has to wait for a commit.
+        attention: the flag as it is when the writer is awake; True when every caller has to see its event stored.
     """
+
+    is_journalled = False  # see `_journal`
+    # Whether the journal has what the last `take` took; None where nobody knows.
+    took_noted: Optional[bool] = False
 
     def __init__(self, limit: int, attention: bool) -> None:
         # 96 random bits tell apart the ids of every process there will ever be; a forked child makes a new intake.
@@ -42,6 +46,8 @@ class Intake:
         self.limit = limit
         self.attention = attention
         self.closed = False
+        self.sleeps = False  # the writer does, and has to be woken
+        self.taken = 0  # events, in all; the number of the last batch
         self.events: Deque[Event] = deque()
         self.put: Callable[[Event], None] = self.events.append
         self.next_number: Callable[[], int] = itertools.count(1).__next__
@@ -56,7 +62,9 @@ class Intake:
     def take(self, most: int) -> List[Event]:
         """Up to `most` of the oldest events. Only the holder of the writer's lock takes."""
         pop = self.events.popleft
-        return [pop() for _ in range(min(most, len(self.events)))]
+        taken = [pop() for _ in range(min(most, len(self.events)))]
+        self.taken += len(taken)
+        return taken
 
     def held_elsewhere(self, events: int) -> None:
         """So many more (or fewer) taken events are still in memory: they count towards the limit too."""
@@ -65,6 +73,7 @@ class Intake:
     def give_back(self, events: List[Event]) -> None:
         """Undoes `take`, for events that could not be handled."""
         self.events.extendleft(reversed(events))
+        self.taken -= len(events)
 
     def withdraw(self, event: Event) -> bool:
         """Takes this very event back, if nobody has taken it yet."""
@@ -78,12 +87,13 @@ class Intake:
         """The writer waits here for the next event."""
         while not self._wake_ups.empty():
             self._wake_ups.get()
-        self.attention = True
-        if not self.events and not self.closed:  # looked at after the flag is up, so that no event slips through
+        self.sleeps = self.attention = True
+        if not self.recorded() and not self.closed:  # looked at after the flag is up, so that no event slips through
             try:
                 self._wake_ups.get(timeout=seconds)
             except queue.Empty:
                 pass
+        self.sleeps = False
         if not self.closed:
             self.attention = self._attention_when_awake
 
@@ -130,9 +140,43 @@ class Intake:
         """Undoes `take_dropped` when the count could not be stored. Only the holder of the writer's lock does."""
         self._dropped = self._dropped.plus(taken)
 
+    def write(self, event: Event) -> bool:  # noqa: ARG002 - see `_journal`
+        """Whether this event, which was put, is as safe as `record` promises, or is made so here; False: it has to
+        wait for a commit."""
+        return not self._attention_when_awake
+
+    def is_noted(self, event: Event) -> bool:  # noqa: ARG002 - see `_journal`
+        """Whether this event, which was put, went on from here after `write` said that it has to wait."""
+        return True
+
+    def ready(self) -> int:
+        """How many events there are to take."""
+        return len(self.events)
+
+    def bring_in(self, *, everything: bool) -> None:
+        """The writer begins a turn: what was put and is not on its way by itself is to be in `events`.
+
+        Args:
+            everything: also what is on its way; nobody else will see to it.
+        """
+
+    def stored(self) -> None:
+        """The writer ends a turn, and everything that was taken is in the spool."""
+
+    def tend(self, writing: ContextManager[object]) -> None:
+        """What has to be done now and then, by the writer's thread without its lock, which this is."""
+
+    def end(self, *, all_stored: bool) -> bool:  # noqa: ARG002 - see `_journal`
+        """Nothing is put any more that anybody stores. Whether the store had to remember what it has of this."""
+        return False
+
+    def recorded(self) -> List[Event]:
+        """The events waiting here, oldest first."""
+        return list(self.events)
+
     def waiting(self) -> Tally:
-        """The events waiting here, and their units."""
-        events = self.events.copy()
+        """How many those are, and their units."""
+        events = self.recorded()
         return Tally(len(events), sum(event[2] for event in events))
 
     def dropped(self) -> Tally:

@@ -55,16 +55,5 @@ class Moved(NamedTuple):
     positions: Dict[int, int]
 
 
-class UnderWay:
-    """A batch that the thread which recorded is about to store by itself; see `Reserve.begin`."""
-
-    def __init__(self, batch: EncodedBatch) -> None:
-        self.batch = batch
-        self.called_off = False
-
-    def is_wanted(self) -> bool:
-        return not self.called_off
-
-
 def sum_of(posts: Sequence[Post]) -> Tally:
     return Tally(sum(post.events for post in posts), sum(post.amount for post in posts))

@@ -87,22 +87,15 @@ class OpenFile:
             self._lock.release()
 
     def _take_turn(self) -> None:
-        """Waits for the lock: not beyond the end, and not for one whose statement hangs in its own thread."""
+        """Waits for the lock, not beyond the end."""
         while not self._lock.acquire(timeout=self._longest_wait()):
-            if self._connection.is_stuck() or (self._give_up_at is not None and time.monotonic() >= self._give_up_at):
+            if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
                 raise SpoolError(f"{self.path}: the disk does not answer")
 
     def _longest_wait(self) -> float:
-        if self._connection.is_stuck():
-            return 0
         if self._give_up_at is None:
             return _LOOK_EVERY
         return max(min(_LOOK_EVERY, self._give_up_at - time.monotonic()), _SHORTEST_WAIT)
-
-    @property
-    def wants_sync(self) -> bool:
-        """See `Connection.wants_sync`."""
-        return self._connection.wants_sync
 
     def give_up_at(self, moment: Optional[float]) -> None:
         """From that moment of `time.monotonic()` on no operation waits for the disk: it raises SpoolError."""

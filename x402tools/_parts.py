@@ -19,7 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Callable, Iterable, List, Optional, Union
 
-from x402tools import _event, _process, _spool_file
+from x402tools import _process, _spool_file
 from x402tools._batch import Post
 from x402tools._bell import Bell
 from x402tools._budget import Watches, units_of
@@ -27,6 +27,7 @@ from x402tools._desk import Desk
 from x402tools._event import Event
 from x402tools._flusher import Flusher
 from x402tools._intake import Intake
+from x402tools._journal import JournalledIntake
 from x402tools._reconcile import ReadUsage, Reconciler, Reconciliation
 from x402tools._reports import Reports
 from x402tools._reserve import Reserve
@@ -56,6 +57,13 @@ _CANNOT_COMPARE = (
     'UsageBuffer(key_in_metadata="..."), set before the usage is recorded; or decide by hand, with settle=True or '
     "resend=True"
 )
+
+# To have an event stored before `record` returns: when its turn comes, the journal may work again and not have it. What
+# comes in between a commit is left to the next one.
+_ATTEMPTS = 3
+
+# Seconds to wait for a thread that is about to store what a killed process left, by who wants to have it in the spool.
+_TAKEOVER_PATIENCE = 5.0
 
 _LAST_WORDS = 0.4  # seconds after the end of `close` for which a disk that does not answer is still waited for
 
@@ -90,9 +98,9 @@ class Parts:
         self._ended: Optional[FlushResult] = None
         self._at_exit = False
         self._late_numbers = itertools.count(1)
-        self.store = Reserve(_opened(settings))
+        self.store = Reserve(_opened(settings), may_resend=settings.hold_after is None)
         self._desk = Desk(self.store.is_in_use_here)
-        self.intake = Intake(settings.max_queue_size, attention=settings.durability != "interval")
+        self.intake = self._desk.run(lambda: _new_intake(settings))
         self.reports = Reports(settings.user, settings.path, self._settled.ring, stopwatch, self._resets.delivered)
         self.flusher: Optional[Flusher] = None
         self.writer = Writer(
@@ -105,12 +113,13 @@ class Parts:
             self.reports.mended,
             settings.encode,
             watches.recorded,
-            _with_times if settings.event_time == "metadata" else list,
+            settings.as_stored,
             settings.partitions,
         )
         self.writer.start()
         if not self.writer.thread.is_alive():
             self.intake.attention = True  # so that callers look in: they store until a thread can be started
+        self._desk.run(lambda: self.store.take_over(_TAKEOVER_PATIENCE))
         self._look_for_held()
         self._unregister = _process.at_exit(self.close_at_exit)
 
@@ -154,16 +163,21 @@ class Parts:
         Raises:
             BufferClosedError: the event came too late and was not stored.
         """
-        if self.intake.closed:
-            self._attend_late(event)
-            return
         has_thread = self.writer.thread.is_alive()
-        if not has_thread:
+        if not has_thread and not self.intake.closed:
             self.writer.start()
-        if self._settings.durability != "interval" or not has_thread:
+        for _ in range(_ATTEMPTS):
+            if self.intake.closed:
+                self._attend_late(event)
+                return
+            if has_thread and self.intake.write(event):
+                if self.intake.sleeps:
+                    self.intake.wake()
+                return
             self.writer.wait_for_commit()
-        else:
-            self.intake.wake()
+            if self.intake.is_noted(event):
+                return
+            has_thread = self.writer.thread.is_alive()
 
     def _attend_late(self, event: Event) -> None:
         if not self._desk.run(lambda: self._withdraw(event)):
@@ -199,6 +213,7 @@ class Parts:
         return self.result() if self._desk.is_in_between() else self._drain(deadline)
 
     def _drain(self, deadline: float) -> FlushResult:
+        self._desk.run(lambda: self.store.take_over(min(max(deadline - time.monotonic(), 0), _TAKEOVER_PATIENCE)))
         while not self.writer.commit():
             if time.monotonic() + _LOOK_EVERY >= deadline:
                 return self.result()
@@ -260,7 +275,17 @@ class Parts:
             delivered = self._deliver_rest(deadline)
             lost = self.writer.give_up(deadline)  # after the flusher, which delivers from memory too
             self.reports.given_up(lost, f"the spool failed until the end ({self.writer.trouble})")
+            self._desk.run(self._end_journal)
             return self._end(delivered, deadline)
+
+    def _end_journal(self) -> None:
+        is_still = self.writer.lock.acquire(timeout=_LATE_WAIT)  # or somebody is about to store something
+        try:
+            if self.intake.end(all_stored=is_still and not self.store.has_noted):
+                self.store.forget_recorder(self.intake.recorder)
+        finally:
+            if is_still:
+                self.writer.lock.release()
 
     def is_in_between(self) -> bool:
         """Whether the calling thread cannot wait for the store, see `_desk`."""
@@ -277,6 +302,7 @@ class Parts:
         self.reports.calls.stop(deadline)
         if self._ended is None:
             self._ended = result
+            self._desk.run(self.store.leave_noted)
             if delivered or (self.flusher is not None and self.flusher.ended):  # or else the flusher closes it
                 self._desk.run(self.store.close)
             self._desk.close()
@@ -397,7 +423,7 @@ class Parts:
         with self.writer.lock:
             up_to, recorded_up_to, waiting = self.store.last_sequence(), self.store.last_recorded(), 0
             if counting_from_here is None:
-                waiting = units_of(envelope_id, list(self.intake.events.copy()))
+                waiting = units_of(envelope_id, self.intake.recorded())
             else:
                 counting_from_here()
         return waiting + self.store.pending_of(envelope_id, up_to, recorded_up_to)
@@ -437,12 +463,15 @@ def _opened(settings: Settings) -> Union[Spool, Engine, Partitions, Spilling]:
 
 
 def _spool_at(path: str, settings: Settings, *, makes_folder: bool = False) -> Spool:
-    sync = "NORMAL" if settings.durability == "commit" else "FULL"
+    # What a journal has is synced with the batch it goes into, as with "interval".
+    sync = "NORMAL" if settings.durability == "commit" and not settings.has_journal else "FULL"
     return Spool(path, sync=sync, max_bytes=settings.max_disk_bytes, make_folder=makes_folder)
 
 
-def _with_times(events: List[Event]) -> List[Event]:
-    return [_event.with_time(event) for event in events]
+def _new_intake(settings: Settings) -> Intake:
+    if settings.has_journal:
+        return JournalledIntake(settings.max_queue_size, settings.path, settings.frame)
+    return Intake(settings.max_queue_size, attention=settings.durability != "interval")
 
 
 def idle(state: str) -> Health:

@@ -174,13 +174,31 @@ class FileLock:
             self._holders[self._path] = self
             return True
 
+    def is_at_its_path(self) -> bool:
+        """Whether others who look there find the file that is locked here."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return False
+        return self._descriptor is not None and os.path.samestat(found, os.fstat(self._descriptor))
+
+    def note(self, few: bytes) -> None:
+        """Writes these bytes into the file, for whoever has the lock after this. Raises OSError."""
+        descriptor = self._descriptor
+        if descriptor is not None:
+            os.pwrite(descriptor, few, 0)
+
+    def noted(self, most: int) -> bytes:
+        """What was written by `note`, up to so many bytes. Raises OSError."""
+        return b"" if self._descriptor is None else os.pread(self._descriptor, most, 0)
+
     def release(self) -> None:
         """Lets another take over; does nothing when the lock is not held."""
         with self._registry_lock:
-            if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
                 del self._holders[self._path]
-                os.close(self._descriptor)
-                self._descriptor = None
+                os.close(descriptor)
 
     @classmethod
     def forget_all(cls) -> None:

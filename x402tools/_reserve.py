@@ -30,7 +30,8 @@ from x402tools import _batch
 from x402tools._batch import EncodedBatch, Post
 from x402tools._connection import DamagedError
 from x402tools._fair_lock import FairLock
-from x402tools._kept import Kept, Moved, UnderWay, sum_of
+from x402tools._journal_file import PREFIX
+from x402tools._kept import Kept, Moved, sum_of
 from x402tools._spool import Deposit, Spool
 from x402tools._spool_rows import numbered
 from x402tools._store import (
@@ -47,6 +48,7 @@ from x402tools._store import (
     SealedBatch,
     Tally,
 )
+from x402tools._takeover import Takeover
 from x402tools.errors import SpoolError
 
 if TYPE_CHECKING:  # most buffers keep a file, and need nothing of a server
@@ -78,12 +80,16 @@ _OTHERS_MEANWHILE = 100  # batches that other processes may store before what is
 
 
 class Reserve:
-    """A store: the spool, and memory while the spool fails."""
+    """A store: the spool, and memory while the spool fails.
 
-    def __init__(self, spool: Union[Spool, Engine, Partitions, Spilling]) -> None:
+    Args:
+        may_resend: a POST of unknown outcome may be sent again.
+    """
+
+    def __init__(self, spool: Union[Spool, Engine, Partitions, Spilling], *, may_resend: bool = True) -> None:
         self._spool = spool
-        # Where callers write by themselves; None where they cannot.
-        self._file: Optional[Spool] = spool if isinstance(spool, Spool) and spool.stores_here else None
+        self._may_resend = may_resend
+        self._takeover = Takeover(spool) if isinstance(spool, Spool) else None
         self._lock = FairLock()  # guards everything below, also while the disk is slow: callers do not wait for it
         self._kept: Dict[int, Kept] = {}
         self._moved: Dict[int, Moved] = {}
@@ -92,8 +98,7 @@ class Reserve:
         self._dropped = Tally()
         self._buried: List[Burial] = []  # from memory, not in the spool yet
         self._held: List[Holding] = []  # likewise
-        # The last deposit, if it may be stored, and what is storing it if it is not done here.
-        self._unsure: Optional[Tuple[Deposit, Dict[int, Kept], Optional[UnderWay]]] = None
+        self._unsure: Optional[Tuple[Deposit, Dict[int, Kept]]] = None  # the last deposit, if it may be stored
         self._deposits = 0
         self._newest: Dict[str, int] = {}  # the number of each recorder's last batch
         self._next_sequence = -1
@@ -116,58 +121,6 @@ class Reserve:
             if dropped.events:
                 self._dropped = self._dropped.plus(dropped)
             self._catch_up()
-
-    def begin(self, batch: EncodedBatch) -> Optional[UnderWay]:
-        """Takes in a batch that the calling thread is going to store by itself, with `store_here`.
-
-        1. From now on it is kept here, as one whose deposit may be stored. No lock is held while it is being stored: a
-           disk that does not answer keeps the calling thread, and nobody else has to wait for that.
-        2. Whoever needs to know before it is done whether it is stored, calls it off and then looks into the spool, for
-           which nobody may be using the file. So by then either it is stored, or it never will be by that thread.
-
-        Returns:
-            None when it was not taken in: the spool fails, or is behind, or cannot be written to in any thread.
-        """
-        with self._lock:
-            recorder, number = numbered(batch.id)
-            in_order = number > self._newest.get(recorder, -1)
-            if self._file is None or self.is_behind or self._unsure or self.trouble or not in_order:
-                return None
-            under_way, kept = UnderWay(batch), Kept(batch)
-            self._deposits += 1
-            # First of all, so that nobody finds it here and stores or hands it out without calling this off.
-            self._unsure = Deposit(self._deposits, [batch]), {self._next_sequence: kept}, under_way
-            self._kept[self._next_sequence] = kept
-            self._next_sequence -= 1
-            self._newest[recorder] = number
-            return under_way
-
-    def store_here(self, under_way: UnderWay) -> bool:
-        """Stores what `begin` took in; call it without any lock. False when it was called off or failed: then it is
-        kept here, and `trouble` says why if it failed."""
-        assert self._file is not None
-        error: Optional[SpoolError] = None
-        is_stored = False
-        try:
-            is_stored = self._file.store_here(under_way.batch, under_way.is_wanted)
-        except SpoolError as failure:
-            error = failure
-        with self._lock:
-            if self._unsure is None or self._unsure[2] is not under_way:
-                return is_stored  # somebody has found out already
-            if error is not None:
-                self._failed(error)
-            elif is_stored:
-                try:
-                    self._arrived(self._unsure[0], self._unsure[1])
-                except SpoolError as failure:  # it was handed out meanwhile, and nobody can say where it is now
-                    self._trouble = failure
-            return is_stored
-
-    @property
-    def wants_sync(self) -> bool:
-        """Whether `sync` is due."""
-        return self._file is not None and self._file.wants_sync
 
     def catch_up(self) -> None:
         """Brings to the spool what is only in memory, or else looks whether its file is still there; see `trouble`."""
@@ -201,6 +154,30 @@ class Reserve:
                 raise
 
     @property
+    def has_noted(self) -> bool:
+        """Whether anything is kept that a journal has."""
+        return any(kept.batch.is_noted for kept in list(self._kept.values()))
+
+    def take_over(self, patience: float) -> None:
+        """Has the spool take in what killed processes left, as far as that is possible now; see `Takeover.run`."""
+        if self._takeover is not None:
+            self._takeover.run(patience)
+
+    def leave_noted(self) -> None:
+        """Leaves to others what a journal has, which nobody here looks after any more. They count it, and what was
+        settled of it from memory: that is not to be written down from here any more."""
+        with self._lock:
+            if self.has_noted:
+                self._kept = {sequence: kept for sequence, kept in self._kept.items() if not kept.batch.is_noted}
+                self._delivered, self._buried, self._held, self._unsure = Tally(), [], [], None
+
+    def forget_recorder(self, recorder: str) -> None:
+        """See `Spool`. Never raises SpoolError: what is left is one small row."""
+        if isinstance(self._spool, Spool):
+            with contextlib.suppress(SpoolError):
+                self._spool.forget_recorder(recorder)
+
+    @property
     def has_room(self) -> bool:
         """False while so much is kept that events had better wait where they are."""
         return len(self._kept) < _MOST_KEPT
@@ -220,16 +197,11 @@ class Reserve:
         return bool(self._kept or self._owed or set_aside or self._delivered.events or self._dropped.events)
 
     def give_up(self) -> List[Post]:
-        """The POSTs that are only in memory; from now on they count as dropped."""
+        """The POSTs that are only in memory; from now on they count as dropped. What a journal has stays pending."""
         with self._lock:
-            lost = [
-                post
-                for kept in self._kept.values()
-                for post in ([kept.posts[at] for at in kept.left] if kept.posts else _batch.decode(kept.batch.value))
-            ]
-            if self._unsure is not None and self._unsure[2] is not None:
-                self._unsure[2].called_off = True
-            self._kept, self._unsure = {}, None
+            lost = [post for kept in self._kept.values() if not kept.batch.is_noted for post in kept.pending_posts()]
+            self._kept = {sequence: kept for sequence, kept in self._kept.items() if kept.batch.is_noted}
+            self._unsure = None
             self._dropped = self._dropped.plus(sum_of(lost))
             return lost
 
@@ -264,8 +236,11 @@ class Reserve:
 
     def _may_hand_out(self, kept: Kept) -> bool:
         """Events that are to be folded go out from memory each under its own key. So not while they may be in the spool
-        too, which would fold them under another."""
+        or a journal too, which would have them folded under another. What a journal has is sent once more if this
+        process is killed before the spool learns of it."""
         may_be_stored = self._unsure is not None and kept in self._unsure[1].values()
+        if kept.batch.is_noted is not False and not (kept.batch.is_sealed and self._may_resend):
+            return False
         return kept.posts is None and (kept.batch.is_sealed or not may_be_stored)
 
     def recorded(self, after: int, limit: int) -> List[RecordedBatch]:
@@ -507,13 +482,8 @@ class Reserve:
         """Finds out what became of the last deposit. Until that is known, nothing of it is changed."""
         if self._unsure is None:
             return
-        deposit, kept, under_way = self._unsure
-        if under_way is None or self._file is None:
-            is_stored = self._spool.has_deposit(deposit.number)
-        else:
-            under_way.called_off = True  # it has the file, and is waited for here, or never gets to storing it
-            is_stored = self._file.has_batch(under_way.batch)
-        if is_stored:
+        deposit, kept = self._unsure
+        if self._spool.has_deposit(deposit.number):
             self._arrived(deposit, kept)
         self._unsure = None
 
@@ -533,11 +503,17 @@ class Reserve:
             tuple(self._buried),
             tuple(self._held),
             tuple(notes),
+            self._all_of() if self._delivered.events or self._buried or self._held else (),
         )
         # Until it has arrived, which an interrupt in a caller's thread may prevent too.
-        self._unsure = deposit, kept, None
+        self._unsure = deposit, kept
         self._spool.deposit(deposit)
         self._arrived(deposit, kept)
+
+    def _all_of(self) -> Sequence[Tuple[str, int]]:
+        """Up to which number this has all batches of recorders with a journal. Of those that are not in a deposit,
+        every POST was settled from memory, and nobody who finds the journal may store them."""
+        return tuple((recorder, number) for recorder, number in self._newest.items() if recorder.startswith(PREFIX))
 
     def _arrived(self, deposit: Deposit, kept: Dict[int, Kept]) -> None:
         """Forgets what the spool has; POSTs of it that the flusher holds are settled there from now on."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
-from x402tools import _batch
+from x402tools import _batch, _journal_file
 from x402tools._batch import EncodedBatch
-from x402tools._event import LARGEST_AMOUNT, Event
+from x402tools._event import LARGEST_AMOUNT, Event, with_time
 from x402tools._fold import Fold
 from x402tools._partition import partition_of
 from x402tools.errors import ValidationError
@@ -65,6 +65,21 @@ class Settings(NamedTuple):
         if self.partitions == 1:
             return batch
         return batch._replace(partition=partition_of(events[0][1], self.partitions))
+
+    def frame(self, recorder: str, first: int, events: Sequence[Event]) -> bytes:
+        """What the journal is to say of these events, of which the first has that place; see `_journal_file`."""
+        key_field = None if self.coalesce else self.key_in_metadata
+        rows = _batch.rows_of(recorder, self.as_stored(events), key_field)
+        return _journal_file.frame(first, rows, is_sealed=not self.coalesce)
+
+    def as_stored(self, events: Sequence[Event]) -> Sequence[Event]:
+        """What of the events is written down; they themselves, unless they are to carry their time."""
+        return [with_time(event) for event in events] if self.event_time == "metadata" else events
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether what is recorded is noted in a file before `record` returns; see `_journal`."""
+        return self.durability == "commit" and self.engine is None
 
     @property
     def partitions(self) -> int:

@@ -23,7 +23,7 @@ import os
 import secrets
 import time
 import uuid
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import x402tools
 from x402tools import _batch, _spool_held, _spool_recorded, _spool_rows
@@ -64,6 +64,7 @@ _DEAD_LETTERS = (
 )
 _ENCODED = f"SELECT batch, events, units, {_spool_rows.VALUE} FROM sealed WHERE sequence = ?"
 _REQUEUED = f"SELECT id, {_spool_rows.VALUE} FROM dead WHERE readable AND {_spool_rows.FITS}"
+_STORED = "SELECT value FROM meta WHERE key = ?"
 _EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 # Above this many bytes an empty spool file is rebuilt small. Rebuilding an empty one takes about 10 ms.
@@ -82,6 +83,7 @@ class Deposit(NamedTuple):
     buried: Sequence[Burial] = ()  # recorded and refused without ever being stored
     held: Sequence[Holding] = ()  # recorded and of unknown outcome, without ever being stored
     sending: Sequence[Tuple[str, int, float]] = ()  # notes: batch, position in it, seconds since 1970
+    up_to: Sequence[Tuple[str, int]] = ()  # recorders, and up to which number this and what was stored is all of theirs
 
 
 class Spool:
@@ -101,7 +103,6 @@ class Spool:
 
     def __init__(self, path: str, *, sync: str, max_bytes: int, make_folder: bool = False) -> None:
         self.path = path
-        self.stores_here = sync == "NORMAL"  # see `store_here`
         self._max_bytes = max_bytes
         self._claim = FileLock(path + ".lock")
         self._name = secrets.token_hex(12)  # as the recorder of deposits
@@ -170,37 +171,43 @@ class Spool:
                 for name, tally in (("delivered", deposit.delivered), ("dropped", deposit.dropped)):
                     count(transaction, name, tally)
                     count(transaction, "recorded", tally)
+                for recorder, number in deposit.up_to:
+                    key = _spool_rows.stored_key(recorder)
+                    transaction.run(_spool_rows.REMEMBER_AT_LEAST, (key, number, key, number))
                 transaction.run(_spool_rows.REMEMBER, (_spool_rows.stored_key(self._name), deposit.number))
 
     def has_deposit(self, number: int) -> bool:
         """Whether the last deposit that was stored is the one of this number."""
         key = _spool_rows.stored_key(self._name)
         with self._file.use() as connection:
-            return connection.rows("SELECT value FROM meta WHERE key = ?", (key,)) == [(number,)]
+            return connection.rows(_STORED, (key,)) == [(number,)]
 
-    def store_here(self, batch: EncodedBatch, is_wanted: Callable[[], bool]) -> bool:
-        """Stores a batch in the calling thread, see `_direct`, which waits for the disk for as long as that takes.
+    def stored_up_to(self, recorder: str) -> int:
+        """The number of the last batch of this recorder that is known to have been stored, or 0."""
+        with self._file.use() as connection:
+            return _spool_recorded.number(connection.rows(_STORED, (_spool_rows.stored_key(recorder),))) or 0
 
-        Args:
-            is_wanted: asked when nobody else can use the file any more; False is returned if it says no.
+    def take_in(self, recorder: str, known: int, batches: Sequence[EncodedBatch]) -> None:
+        """Stores batches of a recorder that is no more, all or nothing; see `_takeover`.
+
+        Raises:
+            SpoolError: nothing was stored; also if what is stored of this recorder goes beyond the number `known`.
         """
+        key = _spool_rows.stored_key(recorder)
         with self._file.use() as connection:
-            if not is_wanted():
-                return False
             self._check_room(connection)
-            connection.run_here(ARRIVE_ALONE, arriving(batch))
-            return True
+            with connection.transaction() as transaction:
+                if (_spool_recorded.number(transaction.rows(_STORED, (key,))) or 0) > known:
+                    raise SpoolError(f"{self.path}: a statement of a process that ended was done late; try again")
+                for batch in batches:
+                    transaction.run(ARRIVE, arriving(batch))
 
-    def has_batch(self, batch: EncodedBatch) -> bool:
-        """Whether it is stored, or a later one of its recorder."""
-        recorder, number = _spool_rows.numbered(batch.id)
-        with self._file.use() as connection:
-            return bool(connection.rows(_spool_rows.IS_STORED, (_spool_rows.stored_key(recorder), number)))
-
-    @property
-    def wants_sync(self) -> bool:
-        """Whether so much was stored by `store_here` that `sync` should make a checkpoint."""
-        return self._file.wants_sync
+    def forget_recorder(self, recorder: str) -> None:
+        """The journal of this recorder is gone. Its number is forgotten later: a statement of its process that the disk
+        did not answer in time may still be done."""
+        with self._file.use() as connection, connection.transaction() as transaction:
+            for sql, parameters in _spool_rows.forgetting(recorder):
+                transaction.run(sql, parameters)
 
     def append_alone(self, batch: EncodedBatch) -> None:
         """Stores a batch in the calling thread, by a connection of its own and without a lock: at the end of the

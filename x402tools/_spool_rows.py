@@ -9,6 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 from x402tools import _batch
 from x402tools._batch import CorruptBatchError, EncodedBatch, Post
 from x402tools._connection import Connection, DamagedError
+from x402tools._journal_file import PREFIX
 from x402tools._store import Burial, DeadLetter, Tally
 from x402tools._transaction import Row, Transaction
 
@@ -25,7 +26,8 @@ _BASE = 2**53
 # later ones. What every recorder stored last is known of those that stored something within the last 100,000 steps: a
 # process that repeats a batch does so within seconds. A step is a row that is written anew, which changes one page of
 # the file more than to change it in its place; so that is done only when half of those steps have gone by. The plus
-# sign keeps SQLite from looking through all of them for the few old ones.
+# sign keeps SQLite from looking through all of them for the few old ones. What a recorder with a journal stored last is
+# known until that journal is gone.
 _ARRIVE_IN = f"""CREATE TEMP TRIGGER arrive_in_{{table}} INSTEAD OF INSERT ON arriving
         WHEN NEW.is_sealed = {{sealed}} BEGIN
         INSERT OR IGNORE INTO {{table}} (batch, {{moment}}, events, units, value)
@@ -57,9 +59,11 @@ ARRIVE_ALONE = "WITH one AS (SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) INSERT INTO ar
 # A batch that is counted already: of dead letters that are pending again.
 _ADD_AGAIN = "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES (?, ?, ?, ?, ?)"
 REMEMBER = "REPLACE INTO meta VALUES (?, ?)"
-IS_STORED = "SELECT 1 FROM meta WHERE key = ? AND value >= ?"
+REMEMBER_AT_LEAST = "REPLACE INTO meta SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = ? AND value >= ?)"
 BURY = "INSERT OR IGNORE INTO dead (place, key, events, units, readable, details, value) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SUMS = f"count(*), total(events), coalesce(sum(units >> {_HALF}), 0), coalesce(sum(units & {2**_HALF - 1}), 0)"
+_FORGET_AFTER = 3600.0  # seconds
+
 _SIZE = (
     "SELECT (page_count - freelist_count) * page_size"
     " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
@@ -102,7 +106,19 @@ def numbered(batch_id: str) -> Tuple[str, int]:
 
 def stored_key(recorder: str) -> str:
     """Where `meta` has the number of what this recorder stored last."""
-    return f"stored {recorder}"
+    return f"{'journal' if recorder.startswith(PREFIX) else 'stored'} {recorder}"
+
+
+def forgetting(recorder: str) -> List[Tuple[str, Tuple[Any, ...]]]:
+    """Statements that have the number of this recorder with a journal forgotten an hour from now, by others."""
+    now = time.time()
+    ended = "key GLOB 'ended *' AND value < ?"
+    numbers = f"SELECT 'journal ' || substr(key, 7) FROM meta WHERE {ended}"
+    return [
+        (REMEMBER, (f"ended {recorder}", now)),
+        (f"DELETE FROM meta WHERE key IN ({numbers})", (now - _FORGET_AFTER,)),
+        (f"DELETE FROM meta WHERE {ended}", (now - _FORGET_AFTER,)),
+    ]
 
 
 def arriving(batch: EncodedBatch, deposits: Optional[str] = None, deposit: int = 0) -> Tuple[Any, ...]:

@@ -1,8 +1,9 @@
 """The thread that takes events from the intake to the store, many in one commit.
 
-With `durability="interval"` this thread alone commits, every few milliseconds. With "commit" and "fsync" the callers
-commit: whoever gets the lock commits for everybody who is waiting (a group commit), and the thread only repeats what
-failed and, for "commit", syncs about once a second.
+With `durability="interval"` this thread alone commits, every few milliseconds; with "commit" too, where callers note in
+a journal what they record (`_journal`). With "fsync", or without a journal, the callers commit: whoever gets the lock
+commits for everybody who is waiting (a group commit), and the thread only repeats what failed and syncs about once a
+second what was not synced.
 
 What cannot be written stays in the memory of the store (`_reserve`), and this thread has it try again until it works.
 When the store has enough of that, events stay in the intake, until `max_queue_size` is reached there too.
@@ -21,7 +22,6 @@ from x402tools._bell import Flag
 from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._intake import Intake
-from x402tools._kept import UnderWay
 from x402tools._line import Line, Place
 from x402tools._partition import split
 from x402tools._reserve import Reserve
@@ -42,7 +42,7 @@ _LOOKS_BEFORE_SLEEP = 100
 
 _PATIENCE = 1.0  # seconds that a caller waits for the one that commits, before it sees to its event itself
 _LONGEST_SLEEP = 1.0  # seconds; the thread looks again by itself
-_SYNC_EVERY = 1.0  # seconds
+_LOOK_AROUND_EVERY = 1.0  # seconds after which it syncs, and looks for what killed processes have left
 _LOOK_EVERY = 0.02  # seconds between looks of a caller that waits for the commit of another, which wakes it
 _FIRST_RETRY, _LONGEST_RETRY = 0.05, 1.0  # seconds between attempts to store while the store fails
 
@@ -79,13 +79,14 @@ class Writer:
         on_mended: Callable[[str], None],
         encode: Callable[..., EncodedBatch] = _batch.encode,
         on_taken: Callable[[Sequence[Event]], None] = lambda _: None,
-        as_stored: Callable[[List[Event]], List[Event]] = lambda events: events,
+        as_stored: Callable[[Sequence[Event]], Sequence[Event]] = lambda events: events,
         partitions: int = 1,
     ) -> None:
         self._intake = intake
         self._store = store
         self._desk = desk
-        self._durability = durability
+        self._callers_commit = durability != "interval" and not intake.is_journalled
+        self._is_synced_later = durability == "commit" and not intake.is_journalled
         self._on_stored = on_stored
         self._on_trouble = on_trouble
         self._on_mended = on_mended
@@ -95,7 +96,6 @@ class Writer:
         self._partitions = partitions
         self._lock = threading.RLock()  # guards taking from the intake, and the fields below
         self._unstored: List[EncodedBatch] = []
-        self._batch_number = 0
         self._committing = False
         self._begun = self._done = 0  # commits; the last one done has the number of the last one begun
         self._line = Line()
@@ -147,8 +147,11 @@ class Writer:
         self._committing = True
         self._begun += 1
         try:
+            self._intake.bring_in(everything=self._stopping.is_set() or not self.thread.is_alive())
             left = self._hand_over()
-            self._done = self._begun  # also of one begun in `_commit_here`: the store has found out what became of it
+            self._done = self._begun
+            if not (self._unstored or self._store.is_behind):
+                self._intake.stored()
             return not left
         finally:
             self._committing = False
@@ -163,15 +166,13 @@ class Writer:
             return
         begun = self._begun
         try:
-            # The main thread has it done at the desk, which a disk that does not answer may not keep.
-            may_wait_for_disk = threading.get_ident() != threading.main_thread().ident
-            has_tried = self._desk.run(lambda: self._wait_for_commit_after(begun, may_wait_for_disk))
+            has_tried = self._desk.run(lambda: self._wait_for_commit_after(begun))
         except InBetweenError:
             return
         if has_tried:
             self._report()  # as in `commit`
 
-    def _wait_for_commit_after(self, begun: int, may_wait_for_disk: bool) -> bool:
+    def _wait_for_commit_after(self, begun: int) -> bool:
         """Whether this caller was one that committed."""
         place = self._line.join(begun)
         try:
@@ -182,7 +183,7 @@ class Writer:
                 return False
             try:
                 if self._done <= begun and not self._is_leading:  # else a `__del__` came in between
-                    self._commit_for_all(begun, may_wait_for_disk)
+                    self._commit_for_all(begun)
             finally:
                 self._leading.release()
                 self._line.let_go(self._done)
@@ -199,53 +200,15 @@ class Writer:
                 return True
         return False
 
-    def _commit_for_all(self, begun: int, may_wait_for_disk: bool) -> None:
+    def _commit_for_all(self, begun: int) -> None:
         self._is_leading = True
         try:
             self._line.gather()
-            if self._done <= begun and not (may_wait_for_disk and self._commit_here()):
+            if self._done <= begun:
                 with self._lock:
                     self._commit_now()  # once: what the store has no room for is left to the thread
         finally:
             self._is_leading = False
-
-    def _commit_here(self) -> bool:
-        """A commit of what is waiting, as one batch, in the calling thread and by itself; False when it has to be done
-        the other way. No lock is held while it waits for the disk; see `Reserve.begin`."""
-        with self._lock:
-            under_way = self._begin_here()
-            number = self._begun
-        if under_way is None:
-            return False
-        if not self._store.store_here(under_way):
-            if self._store.trouble is None:
-                return False  # called off
-            self._intake.wake()  # the thread tries again
-        with self._lock:
-            self._unsynced = True
-            self._done = max(self._done, number)
-            self._account()
-        self._on_stored(under_way.batch.events)
-        if self._store.wants_sync:
-            self._intake.wake()
-        return True
-
-    def _begin_here(self) -> Optional[UnderWay]:
-        """Takes what is waiting from the intake into the store, which does not write it down yet."""
-        waiting = len(self._intake.events)
-        busy = self._committing or self._unstored or self._stopping.is_set() or not self.thread.is_alive()
-        if busy or not 0 < waiting <= _batch.MOST_EVENTS or self._intake.dropped().events:
-            return None
-        self._committing = True
-        self._begun += 1
-        try:
-            self._take(waiting)
-            under_way = self._store.begin(self._unstored[0])
-            if under_way is not None:
-                self._unstored = []
-            return under_way
-        finally:
-            self._committing = False
 
     def waiting(self) -> Tally:
         """What is recorded and not in the store; call with `lock` held for a count that misses nothing."""
@@ -279,37 +242,47 @@ class Writer:
 
     def _run(self) -> None:
         empty_looks, retry = 0, _FIRST_RETRY
-        next_sync = time.monotonic() + _SYNC_EVERY
+        next_look = time.monotonic() + _LOOK_AROUND_EVERY
         while not self._stopping.is_set():
-            busy, began = bool(self._intake.events), time.monotonic()
-            if not self._commit_safely() or self._in_trouble:
+            busy, began = self._intake.ready() > 0, time.monotonic()
+            if not self._safely(self._turn) or self._in_trouble:
                 self._stopping.wait(retry)
                 retry = min(2 * retry, _LONGEST_RETRY)
                 continue
             retry = _FIRST_RETRY
-            if time.monotonic() >= next_sync or self._store.wants_sync:
-                self._sync()
-                next_sync = time.monotonic() + _SYNC_EVERY
+            if time.monotonic() >= next_look:
+                self._safely(self._look_around)
+                next_look = time.monotonic() + _LOOK_AROUND_EVERY
             empty_looks = 0 if busy else empty_looks + 1
-            if self._durability != "interval":
-                self._intake.rest(_SYNC_EVERY)
+            if self._callers_commit:
+                self._intake.rest(_LOOK_AROUND_EVERY)
             elif empty_looks < _LOOKS_BEFORE_SLEEP:
                 self._stopping.wait(max(began + COMMIT_EVERY - time.monotonic(), _SHORTEST_PAUSE))
             else:
                 self._intake.sleep(_LONGEST_SLEEP)
 
-    def _commit_safely(self) -> bool:
+    def _turn(self) -> bool:
+        complete = self.commit()
+        self._intake.tend(self._lock)
+        return complete
+
+    def _look_around(self) -> bool:
+        self._sync()
+        self._store.take_over(0)
+        return True
+
+    def _safely(self, work: Callable[[], bool]) -> bool:
         try:
-            return self.commit()
+            return work()
         except Exception:  # the edge of the thread: it must outlive anything, MemoryError included
             log.exception("the writer failed unexpectedly; the events stay in memory and it tries again")
             return False
 
     def _hand_over(self) -> int:
         """Takes to the store what is recorded by now, as much as it has room for; how many events it had not."""
-        left, tried = len(self._intake.events), False
+        left, tried = self._intake.ready(), False
         while (left or self._unstored) and self._may_take(tried):
-            left = min(left - self._store_some(left), len(self._intake.events))
+            left = min(left - self._store_some(left), self._intake.ready())
             tried = True
         dropped = self._intake.take_dropped()
         if dropped.events:
@@ -328,7 +301,7 @@ class Writer:
     def _store_some(self, most: int) -> int:
         """Stores what is here and up to `most` events of the intake; how many it took from there."""
         taken = 0
-        while taken < most and self._intake.events and len(self._unstored) < _BATCHES_PER_COMMIT:
+        while taken < most and self._intake.ready() and len(self._unstored) < _BATCHES_PER_COMMIT:
             # So many more with several partitions, that the batches are as large.
             taken += self._take(min(_batch.MOST_EVENTS * self._partitions, most - taken))
         self._store.append(self._unstored, Tally())
@@ -349,7 +322,8 @@ class Writer:
         except BaseException:  # out of memory, or an interrupt in the caller's thread: nothing may go missing
             self._intake.give_back(events)
             raise
-        self._batch_number += len(batches)
+        if self._intake.took_noted is not False:
+            batches = [batch._replace(is_noted=self._intake.took_noted) for batch in batches]
         self._unstored += batches
         self._intake.held_elsewhere(len(events))
         self._held += len(events)
@@ -357,10 +331,10 @@ class Writer:
         return len(events)
 
     def _encoded(self, events: List[Event]) -> List[EncodedBatch]:
-        """The batches of these events. Each has a number of its own, as a repetition is known by it; in one partition
-        they rise."""
+        """The batches of these events. Each has a number of its own, as a repetition is known by it: how many events
+        were taken with it, or in several partitions one below that for each of the others."""
         parts = [events] if self._partitions == 1 else split(events, self._partitions)
-        recorder, first = self._intake.recorder, self._batch_number + 1
+        recorder, first = self._intake.recorder, self._intake.taken - len(parts) + 1
         return [self._encode(recorder, number, self._as_stored(part)) for number, part in enumerate(parts, first)]
 
     def _account(self) -> None:
@@ -372,7 +346,7 @@ class Writer:
             self._intake.made_room()
 
     def _sync(self) -> None:
-        if self._durability != "commit":
+        if not self._is_synced_later:
             return
         with self._lock:
             if not self._unsynced:

@@ -51,7 +51,8 @@ class UsageBuffer:
             or else x402tools/usage.db in the user's state folder.
         store: a Redis or Valkey server instead of a file: a `RedisStore`, or its address. Needs the extra `redis`.
         durability: when `record` returns: "interval" at once (a thread commits and syncs within about 10 ms),
-            "commit" when the event is committed (safe from a kill of the process; synced within about a second),
+            "commit" when it is noted in a journal beside the spool (safe from a kill of the process; committed and
+            synced within about 10 ms); with a server, or while the journal cannot be written, when it is committed,
             "fsync" when it is synced (safe from a power cut).
         flush_at: a delivery starts as soon as this many events were stored since the last,
         flush_interval: and at the latest so many seconds after it.

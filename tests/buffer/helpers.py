@@ -36,6 +36,7 @@ from x402tools._store import (
     SealedBatch,
     Tally,
 )
+from x402tools._takeover import Takeover
 from x402tools.buffer import BufferStats
 from x402tools.errors import SpoolError
 
@@ -72,9 +73,10 @@ def make_batch(name: int, amounts: Sequence[int] = (1,), recorder: str = "rec") 
 
 
 def stored_posts(path: Union[str, os.PathLike[str]]) -> List[Post]:
-    """Every POST that is sealed in the file, oldest first."""
+    """Every POST that the next start would find, oldest first: sealed in the file, or in a killed process's journal."""
     store = Spool(os.fspath(path), sync="FULL", max_bytes=2**40)
     try:
+        Takeover(store).run()
         found: List[Post] = []
         after = 0
         while True:

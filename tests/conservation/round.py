@@ -26,6 +26,7 @@ from tests.conservation.plan import Ending, Outage, Plan, ProcessPlan, child_nam
 from tests.conservation.pulse import Pulse
 from x402tools._batch import Post
 from x402tools._spool import Spool
+from x402tools._takeover import Takeover
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -238,9 +239,10 @@ class Round:
         self._note("ended", process=_DRAINER, code=child.code(), planned=[0])
 
     def _look_into_spool(self, when: str) -> None:
-        """Writes down what is in the spool while no process has it open."""
+        """Writes down what is in the spool, with what killed processes left, while no process has it open."""
         spool = Spool(str(self._spool), sync="FULL", max_bytes=2**40)
         try:
+            Takeover(spool).run()
             counts = spool.counts()
             ledger = {name: list(getattr(counts, name)) for name in judge.LEDGER}
             pending = [_described(post) for post in _stored(spool)]

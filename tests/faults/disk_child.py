@@ -72,16 +72,18 @@ def write_hangs_in_a_caller(path: str) -> Dict[str, Any]:
     stored = returned
     beside = threading.Thread(target=lambda: spool.buffer.record("env_1", 1, idempotency_key="beside"), daemon=True)
     beside.start()
+    beside.join(4)
+    is_beside_waiting = beside.is_alive()
+    spool.buffer.record("env_1", 1, idempotency_key="main")
     started = time.monotonic()
     result = spool.buffer.close()
     closing = time.monotonic() - started
-    beside.join(5)
     return {
         "stored": stored,
         "closing": closing,
         "problem": result.problem,
         "is_still_hanging": hanging.is_alive(),
-        "is_beside_waiting": beside.is_alive(),
+        "is_beside_waiting": is_beside_waiting,
         "errors": spool.errors,
         "dropped": len(spool.dropped),
     }

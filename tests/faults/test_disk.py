@@ -18,6 +18,7 @@ from typing import Callable, Dict, Iterator
 
 import pytest
 
+from tests.buffer.helpers import stored_posts
 from tests.faults.disk_powercut import cuts, recorded
 from tests.faults.disk_tools import Service, child, eventually, filled, full, small_disk, spool
 from x402tools import UsageBuffer
@@ -173,22 +174,20 @@ def test_D04_fsync_hangs_at_the_end(durability: str, tmp_path: pathlib.Path) -> 
 
 
 def test_D04_write_hangs_in_a_caller(tmp_path: pathlib.Path) -> None:
-    """Neither the end of the process nor another caller waits for the one whose write does not return, and what came
-    back before is in the file."""
+    """Neither the end of the process nor another caller waits for the one whose write into the journal does not return:
+    they go on without the journal, and lose nothing."""
     path = tmp_path / "usage.db"
-    strace = ["-P", f"{path}-wal", "-e", "inject=pwrite64:delay_enter=5000000:when=400+1"]
+    strace = ["-e", "inject=pwrite64:delay_enter=8000000:when=400+1"]
 
     report = child("write_hangs_in_a_caller", path, strace=strace)
 
     assert report["is_still_hanging"]
     assert report["closing"] <= 1.5
     assert not report["is_beside_waiting"]
-    assert "does not answer" in report["problem"]
-    assert any("does not answer" in line for line in report["errors"])
-    assert report["dropped"] >= 1
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        stored = connection.execute("SELECT total(events) FROM sealed").fetchone()[0]
-    assert stored >= report["stored"] > 10
+    assert report["dropped"] == 0
+    stored = {post.key for post in stored_posts(path)}
+    assert stored >= {"beside", "main", *(f"key-{number}" for number in range(report["stored"]))}
+    assert report["stored"] > 300
 
 
 # -- D5 to D7: a power cut, rights, and what is at the path ------------------------------------------------------------
