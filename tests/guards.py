@@ -119,7 +119,7 @@ GUARDS: List[Guard] = [
     ),
     Guard(
         "who was overtaken changes nothing",
-        "_journal.py",
+        "_journal_steps.py",
         'return self.__dict__.setdefault("_following", step) is step',
         'self.__dict__["_following"] = step\n        return True',
         "tests/buffer/test_journal.py",
@@ -140,8 +140,8 @@ GUARDS: List[Guard] = [
     ),
     Guard(
         "a write that does not return is given up",
-        "_journal.py",
-        "return since is not None and time.monotonic() >= since + _STUCK_AFTER",
+        "_journal_steps.py",
+        "return since is not None and time.monotonic() >= since + STUCK_AFTER",
         "return False",
         "tests/faults/test_disk.py::test_D04_write_hangs_in_a_caller",
     ),

@@ -42,11 +42,10 @@ from x402tools._bell import Bell
 from x402tools._event import Event
 from x402tools._intake import Intake
 from x402tools._journal_file import JournalFiles, Segment
+from x402tools._journal_steps import CLOSED, FAILS, STUCK_AFTER, WORKS, Pen, Step, Waiting
 from x402tools._threads import LastingThread
 
 log = logging.getLogger("x402tools")
-
-WORKS, FAILS, CLOSED = "works", "fails", "closed"
 
 _LONG = 1024 * 1024  # bytes; then another file is begun although not all of this one is stored
 _MOST_FULL = 64  # files of that size; then it counts as failing, because nothing gets into the spool
@@ -54,77 +53,12 @@ _MOST_FULL = 64  # files of that size; then it counts as failing, because nothin
 # each batch, as that costs as much as storing it does.
 _ANEW_EVERY = 1.0
 _TRY_AGAIN_EVERY = 1.0  # seconds
-_STUCK_AFTER = 1.0  # seconds; a write takes some microseconds
 # Seconds between looks of who waits for the one that writes. It sleeps between them: who waits for the lock gets it
 # together with the interpreter, which makes half the events a second of eight threads. Measured, events per second:
 # 29,000 waiting for the lock; sleeping 0.2 ms 40,000, 0.5 ms 59,000, 1 ms 63,000.
 _LOOK_EVERY = 0.001
 _LONGEST_WAIT = 0.1  # seconds between looks of the main thread, which is woken when it is done
 _SHORT = 0.005  # seconds that the writer waits for it to begin another file
-
-
-class _Step:
-    """What one write added, or a change of the state.
-
-    Args:
-        last: the place of the last event up to here.
-        segment, end: where the next write goes: behind so many bytes of it.
-        is_noted: whether the file has these events; None where a write that was overtaken may still put them there.
-    """
-
-    def __init__(
-        self,
-        state: str,
-        events: Sequence[Event],
-        last: int,
-        segment: Optional[Segment],
-        end: int,
-        is_noted: Optional[bool] = True,
-    ) -> None:
-        self.state = state
-        self.events = events
-        self.last = last
-        self.segment = segment
-        self.end = end
-        self.is_noted = is_noted
-
-    def but(self, state: str, is_noted: Optional[bool]) -> _Step:
-        """One that changes the state only."""
-        return _Step(state, (), self.last, self.segment, self.end, is_noted)
-
-    @property
-    def following(self) -> Optional[_Step]:
-        return self.__dict__.get("_following")
-
-    def follow(self, step: _Step) -> bool:
-        """Makes it the next one of this; False when there is one already. Atomic: one operation of a dict."""
-        return self.__dict__.setdefault("_following", step) is step
-
-
-class _Pen:
-    """What the thread holds that writes. Another one takes its place when a write does not return."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.waits_since: Optional[float] = None  # moment of time.monotonic(): for the disk
-
-    def is_mine(self) -> bool:
-        """Whether the calling thread is in the middle of writing."""
-        return bool(self.lock._is_owned())  # type: ignore[attr-defined]  # as FairLock does
-
-    def is_stuck(self) -> bool:
-        since = self.waits_since
-        return since is not None and time.monotonic() >= since + _STUCK_AFTER
-
-
-class _Waiting:
-    """How many events wait here: all that is asked of the `events` of an intake by others."""
-
-    def __init__(self, count: Callable[[], int]) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count()
 
 
 class JournalledIntake(Intake):
@@ -144,11 +78,11 @@ class JournalledIntake(Intake):
         self._frame = frame
         self._coming: Deque[Event] = deque()
         self.put = self._coming.append
-        self.events = _Waiting(lambda: self.ready() + len(self._coming))  # type: ignore[assignment]  # see there
+        self.events = Waiting(lambda: self.ready() + len(self._coming))  # type: ignore[assignment]  # see there
         self._files = JournalFiles(spool, self.recorder)
-        self._newest = _Step(FAILS, (), 0, None, 0, False)
+        self._newest = Step(FAILS, (), 0, None, 0, False)
         self._position = self._before = (self._newest, 0)  # of the next event to take: its step, and where in there
-        self._pen = _Pen()
+        self._pen = Pen()
         self._stored_up_to = 0  # the place: all up to there is in the spool
         self._full: Deque[Tuple[Segment, int]] = deque()  # segments before the one that is written to; their last place
         self._anew_at = self._try_at = 0.0  # moments of time.monotonic()
@@ -187,7 +121,7 @@ class JournalledIntake(Intake):
         """The same for the main thread, which only waits."""
         if not self._scribe.is_alive():
             self._scribe.start()
-        rung, give_up_at = self._written.rung, time.monotonic() + _STUCK_AFTER
+        rung, give_up_at = self._written.rung, time.monotonic() + STUCK_AFTER
         self._calls.put(None)
         while event in self._coming and self._current().state == WORKS:
             if not self._scribe.is_alive() or time.monotonic() >= give_up_at:
@@ -239,7 +173,7 @@ class JournalledIntake(Intake):
             events = self._new(step)
             if events:
                 last = step.last + len(events)
-                self._go_on(step, _Step(step.state, events, last, step.segment, step.end, step.is_noted))
+                self._go_on(step, Step(step.state, events, last, step.segment, step.end, step.is_noted))
             step = self._current()
 
     def take(self, most: int) -> List[Event]:
@@ -341,18 +275,18 @@ class JournalledIntake(Intake):
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _current(self) -> _Step:
+    def _current(self) -> Step:
         step = self._newest
         while step.following is not None:
             step = step.following
         self._newest = step  # or an older one, if another thread came in between: there is a way from there
         return step
 
-    def _steps(self) -> List[Tuple[_Step, Sequence[Event]]]:
+    def _steps(self) -> List[Tuple[Step, Sequence[Event]]]:
         """Those with events that are not taken, and these events."""
         step, at = self._position
-        found: List[Tuple[_Step, Sequence[Event]]] = []
-        following: Optional[_Step] = step
+        found: List[Tuple[Step, Sequence[Event]]] = []
+        following: Optional[Step] = step
         while following is not None:
             events = following.events[at:]
             if events:
@@ -360,10 +294,10 @@ class JournalledIntake(Intake):
             following, at = following.following, 0
         return found
 
-    def _segments(self, step: _Step) -> List[Segment]:
+    def _segments(self, step: Step) -> List[Segment]:
         return [segment for segment, _ in list(self._full)] + ([step.segment] if step.segment is not None else [])
 
-    def _new(self, step: _Step) -> List[Event]:
+    def _new(self, step: Step) -> List[Event]:
         """What was put and is not in a step yet, if that one is still the current one."""
         for event in step.events:
             if not self._coming:
@@ -371,7 +305,7 @@ class JournalledIntake(Intake):
             _discard(self._coming, event)
         return list(self._coming)[:MOST_EVENTS]
 
-    def _go_on(self, step: _Step, following: _Step) -> bool:
+    def _go_on(self, step: Step, following: Step) -> bool:
         """Makes it the current one after that one; False when another one is by now."""
         if not following.events:
             self._new(step)  # the last moment for what an exception left there: only the current step is looked at
@@ -395,11 +329,11 @@ class JournalledIntake(Intake):
             segment.may_be_closed = False
         self._why = OSError("the disk does not answer")
         self._overtake()
-        self._pen = _Pen()
+        self._pen = Pen()
 
     # -- the file ----------------------------------------------------------------------------------------------------
 
-    def _write_all(self, pen: _Pen) -> bool:
+    def _write_all(self, pen: Pen) -> bool:
         """Writes what was put, with the pen. Whether all of it is in the file that was put before this call."""
         step = self._current()
         while step.state == WORKS and self._pen is pen:
@@ -420,7 +354,7 @@ class JournalledIntake(Intake):
             finally:
                 pen.lock.release()
 
-    def _write_some(self, step: _Step, events: List[Event], pen: _Pen) -> None:
+    def _write_some(self, step: Step, events: List[Event], pen: Pen) -> None:
         segment = step.segment
         assert segment is not None
         try:
@@ -432,7 +366,7 @@ class JournalledIntake(Intake):
             return
         finally:
             pen.waits_since = None
-        is_current = self._go_on(step, _Step(WORKS, events, step.last + len(events), segment, step.end + len(data)))
+        is_current = self._go_on(step, Step(WORKS, events, step.last + len(events), segment, step.end + len(data)))
         if is_current:
             return
         current = self._current()
@@ -442,13 +376,13 @@ class JournalledIntake(Intake):
             segment.may_be_closed = True
             segment.close()
 
-    def _fail(self, step: _Step, error: Exception) -> None:
+    def _fail(self, step: Step, error: Exception) -> None:
         self._try_at = time.monotonic() + _TRY_AGAIN_EVERY
         self._why = error
         if step.state == WORKS:
             self._go_on(step, step.but(FAILS, False))
 
-    def _begin_another(self, step: _Step) -> None:
+    def _begin_another(self, step: Step) -> None:
         if len(self._full) >= _MOST_FULL:
             self._fail(step, OSError(f"{_MOST_FULL} MiB of it are not in the spool"))
             return
@@ -486,7 +420,7 @@ class JournalledIntake(Intake):
         if segment is not None and not is_begun:
             segment.remove()
 
-    def _write_again(self, step: _Step, segment: Segment) -> bool:
+    def _write_again(self, step: Step, segment: Segment) -> bool:
         if step.state != FAILS or self.taken != self._stored_up_to:
             return False
         end, place, steps = 0, self.taken + 1, self._steps()
@@ -500,9 +434,9 @@ class JournalledIntake(Intake):
             lacking.is_noted = True
         return True
 
-    def _begin(self, step: _Step, segment: Segment, end: int) -> bool:
+    def _begin(self, step: Step, segment: Segment, end: int) -> bool:
         """Goes on in that one, which is written up to that byte."""
-        if not self._go_on(step, _Step(WORKS, (), step.last, segment, end)):
+        if not self._go_on(step, Step(WORKS, (), step.last, segment, end)):
             return False
         if step.segment is not None:
             self._full.append((step.segment, step.last))

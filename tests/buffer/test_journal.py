@@ -29,7 +29,7 @@ from tests.buffer.helpers import (
     stored_posts,
     wait_until,
 )
-from x402tools import UsageBuffer, _journal, _journal_file
+from x402tools import UsageBuffer, _journal, _journal_file, _journal_steps
 from x402tools._batch import Post
 from x402tools._event import Event
 from x402tools._journal import JournalledIntake
@@ -395,7 +395,7 @@ def test_what_is_in_the_file_and_what_is_not_are_not_mixed(tmp_spool: pathlib.Pa
 
 # -- in the middle of anything --------------------------------------------------------------------------------------
 
-FILES = (_journal.__file__, _journal_file.__file__)
+FILES = (_journal.__file__, _journal_steps.__file__, _journal_file.__file__)
 
 
 def interrupted_at(step: int, work: Callable[[], object], interrupt: Callable[[], object]) -> bool:
