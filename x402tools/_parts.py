@@ -23,7 +23,7 @@ from x402tools import _process, _spool_file
 from x402tools._batch import Post
 from x402tools._bell import Bell
 from x402tools._budget import Watches, units_of
-from x402tools._desk import Desk
+from x402tools._desk import Desk, InBetweenError
 from x402tools._event import Event
 from x402tools._flusher import Flusher
 from x402tools._intake import Intake
@@ -180,7 +180,11 @@ class Parts:
             has_thread = self.writer.thread.is_alive()
 
     def _attend_late(self, event: Event) -> None:
-        if not self._desk.run(lambda: self._withdraw(event)):
+        try:
+            is_back = self._desk.run(lambda: self._withdraw(event))
+        except InBetweenError:  # then without waiting for a commit that may be under way
+            is_back = self.intake.withdraw(event)
+        if not is_back:
             return  # the last commit took it along
         if not self._at_exit:
             raise BufferClosedError("the buffer is closed; this event was not stored")

@@ -70,7 +70,9 @@ _EMPTY_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
 # Above this many bytes an empty spool file is rebuilt small. Rebuilding an empty one takes about 10 ms.
 _WORTH_SHRINKING = 1024 * 1024
 
-_SIZE_CHECK_EVERY = 0.1  # seconds; at 100 MB/s the limit is passed by 10 MB at the most
+# The size is looked at again after so many seconds, and when so large a part of the limit was stored meanwhile.
+_SIZE_CHECK_EVERY = 0.1
+_PARTS_UNCHECKED = 8
 
 
 class Deposit(NamedTuple):
@@ -114,6 +116,7 @@ class Spool:
         self._read_up_to: Optional[int] = None  # which recorded batches were handed out; None: none of this file
         self._has_notes = False  # this process has written or seen notes about what is being sent
         self._next_size_check = 0.0
+        self._unchecked = 0  # bytes stored since it was looked at
         self._begin_totals()
         self._file = OpenFile(path, sync=sync, make_folder=make_folder, on_change=self._read_again)
         self.notices = self._file.notices
@@ -153,7 +156,7 @@ class Spool:
         """Stores all of it or nothing. When it raises, ask `has_deposit` before making another of the same things."""
         with self._file.use() as connection:
             if deposit.batches:
-                self._check_room(connection)
+                self._check_room(connection, deposit.batches)
             if len(deposit.batches) == 1 and deposit == Deposit(deposit.number, deposit.batches):
                 connection.run_alone(ARRIVE_ALONE, arriving(deposit.batches[0], self._name, deposit.number))
                 return
@@ -195,7 +198,7 @@ class Spool:
         """
         key = _spool_rows.stored_key(recorder)
         with self._file.use() as connection:
-            self._check_room(connection)
+            self._check_room(connection, batches)
             with connection.transaction() as transaction:
                 if (_spool_recorded.number(transaction.rows(_STORED, (key,))) or 0) > known:
                     raise SpoolError(f"{self.path}: a statement of a process that ended was done late; try again")
@@ -543,12 +546,15 @@ class Spool:
             self._progress = handed_out
             raise
 
-    def _check_room(self, connection: Connection) -> None:
+    def _check_room(self, connection: Connection, batches: Sequence[EncodedBatch]) -> None:
         """Looks at the size now and then only: it costs as much as half a commit."""
-        if time.monotonic() >= self._next_size_check:
+        is_due = self._unchecked >= self._max_bytes // _PARTS_UNCHECKED or time.monotonic() >= self._next_size_check
+        self._unchecked += sum(len(batch.value) for batch in batches)
+        if is_due:
             if _spool_rows.size(connection) >= self._max_bytes:
                 raise SpoolError(f"{self.path}: has reached max_disk_bytes; events wait in memory until there is room")
             self._next_size_check = time.monotonic() + _SIZE_CHECK_EVERY
+            self._unchecked = 0
 
     def _hand_out_all(self, connection: Connection, rows: Sequence[Row]) -> List[SealedBatch]:
         before = set(self._progress)
