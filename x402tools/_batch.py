@@ -33,9 +33,8 @@ _FASTEST = 1  # zlib level; the higher ones save a few per cent more and cost se
 # Rows repeat what the rows just before them say, so a window of 8 KiB finds as much.
 _WINDOW_BITS, _MEMORY_LEVEL = 13, 6
 
-# The largest batch there can be: 500 events with 64 KiB of metadata each, of which characters that are no ASCII take up
-# to three times as much here. A larger one was not written by us.
-_LARGEST_PAYLOAD = 128 * 1024 * 1024
+# The largest batch there can be: 500 events with 64 KiB of metadata each. A larger one was not written by us.
+_LARGEST_PAYLOAD = 64 * 1024 * 1024
 
 _HEADER = struct.Struct(">BBI")
 

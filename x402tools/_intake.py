@@ -163,8 +163,14 @@ class Intake:
     def stored(self) -> None:
         """The writer ends a turn, and everything that was taken is in the spool."""
 
-    def tend(self, writing: ContextManager[object]) -> None:
-        """What has to be done now and then, by the writer's thread without its lock, which this is."""
+    def tend(self, writing: ContextManager[object]) -> Optional[str]:  # noqa: ARG002 - see `_journal`
+        """What has to be done now and then, by the writer's thread without its lock, which this is. What people should
+        know."""
+        return None
+
+    def noted(self) -> int:
+        """How many of the events waiting here a journal has."""
+        return 0
 
     def end(self, *, all_stored: bool) -> bool:  # noqa: ARG002 - see `_journal`
         """Nothing is put any more that anybody stores. Whether the store had to remember what it has of this."""

@@ -27,7 +27,6 @@ stored by another (`_takeover`).
 from __future__ import annotations
 
 import contextlib
-import logging
 import queue
 import secrets
 import threading
@@ -44,8 +43,6 @@ from x402tools._intake import Intake
 from x402tools._journal_file import JournalFiles, Segment
 from x402tools._journal_steps import CLOSED, FAILS, STUCK_AFTER, WORKS, Pen, Step, Waiting
 from x402tools._threads import LastingThread
-
-log = logging.getLogger("x402tools")
 
 _LONG = 1024 * 1024  # bytes; then another file is begun although not all of this one is stored
 _MOST_FULL = 64  # files of that size; then it counts as failing, because nothing gets into the spool
@@ -157,8 +154,8 @@ class JournalledIntake(Intake):
 
     def withdraw(self, event: Event) -> bool:
         """See `Intake`. What is in the file may be stored by whoever finds that, and cannot be taken back."""
-        if any(one is event for one in self._current().events):
-            return False
+        self._overtake()  # or it is in what somebody else is just writing, and goes on from there
+        self._new(self._current())
         return _discard(self._coming, event)
 
     # -- for the writer, with its lock -------------------------------------------------------------------------------
@@ -215,16 +212,16 @@ class JournalledIntake(Intake):
 
     # -- for the writer's thread, without its lock --------------------------------------------------------------------
 
-    def tend(self, writing: ContextManager[object]) -> None:
+    def noted(self) -> int:
+        return sum(len(events) for step, events in self._steps() if step.is_noted)
+
+    def tend(self, writing: ContextManager[object]) -> Optional[str]:
         """See `Intake`: takes out of the files what is stored, and puts one that failed to work again.
 
         Nobody waits for this when the disk does not answer, but where a file is to work again.
         """
         if self._current().state == CLOSED:
-            return
-        if self._why is not None and not self._has_told:
-            self._has_told = True
-            log.warning("the journal beside the spool cannot be written (%s): events wait for a commit", self._why)
+            return None
         stored, now, step = self._stored_up_to, time.monotonic(), self._current()
         self._files.mark(stored)
         if step.state == FAILS and now >= self._try_at:
@@ -237,6 +234,10 @@ class JournalledIntake(Intake):
             self._anew_at = now + _ANEW_EVERY
             self._begin_another(step)
         self._remove(stored)
+        if self._why is None or self._has_told:
+            return None
+        self._has_told = True
+        return f"the journal beside the spool cannot be written ({self._why}): events wait for a commit"
 
     def end(self, *, all_stored: bool) -> bool:
         """Nothing more is written. Deletes the files when all of it is in the spool, or else leaves them to be found.

@@ -393,7 +393,7 @@ class Parts:
 
     def _stats(self) -> BufferStats:
         with self.writer.lock:
-            waiting, dropped = self.writer.waiting(), self.intake.dropped()
+            noted, waiting, dropped = self.writer.noted(), self.writer.waiting(), self.intake.dropped()
             counts = self.store.counts()
         flusher = self.flusher
         oldest = counts.oldest_pending_at
@@ -403,7 +403,7 @@ class Parts:
             pending=counts.pending.plus(waiting),
             dead=counts.dead,
             dropped=counts.dropped.plus(dropped),
-            in_memory=waiting.events + counts.in_memory,
+            in_memory=waiting.events - noted + counts.in_memory,
             in_flight=flusher.in_flight if flusher else 0,
             retries=flusher.retries if flusher else 0,
             oldest_pending_age=None if oldest is None else max(time.time() - oldest, 0.0),

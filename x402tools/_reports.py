@@ -84,7 +84,7 @@ class Reports(Observer):
         self._problem(f"the spool fails, events are kept in memory as long as there is room: {error}")
 
     def mended(self, notice: str) -> None:
-        """The spool was damaged or gone, and is usable again."""
+        """The spool was damaged or gone, and is usable again; or a journal is not, and the spool does its work."""
         self._problem(notice)
 
     def dropped(self, usage: Usage, why: str) -> None:

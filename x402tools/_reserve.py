@@ -352,6 +352,7 @@ class Reserve:
                 if self._known is None:
                     raise
             spool, kept = self._known, self._kept_pending()
+            noted = sum(one.pending().events for one in self._kept.values() if one.batch.is_noted)
             owed_delivered = sum_of([one.post for one in self._owed if isinstance(one, Acknowledgement)])
             owed_dead = sum_of([one.post for one in self._owed if isinstance(one, Burial)])
             dead = sum_of([burial.post for burial in self._buried])
@@ -365,7 +366,7 @@ class Reserve:
                 pending=pending,
                 dead=spool.dead.plus(dead).plus(owed_dead),
                 dropped=spool.dropped.plus(self._dropped),
-                in_memory=kept.plus(held).events,
+                in_memory=kept.plus(held).events - noted,
                 held=spool.held.plus(owed_held).plus(held),
             )
 

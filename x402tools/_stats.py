@@ -35,7 +35,7 @@ class BufferStats:
 
     Attributes:
         recorded, delivered, pending, dead, dropped: the ledger.
-        in_memory: the part of pending that this process has not stored yet.
+        in_memory: the part of pending that only the memory of this process has: a kill would lose it.
         in_flight: POSTs this process has under way.
         retries: attempts of this process that failed and are repeated.
         unknown_resends: those of them whose outcome was unknown, and that were repeated. A service that ignores keys

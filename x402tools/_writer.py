@@ -50,6 +50,7 @@ _NEXT_COMMIT = 0.5  # seconds that a commit at the end gives to the one after it
 
 # So many batches (of 500 events) go into one commit at the most; the callers' lock waits for it.
 _BATCHES_PER_COMMIT = 20
+_BYTES_PER_COMMIT = 1024 * 1024  # by so much, and one batch, a commit may pass the limit of the spool
 
 
 class Writer:
@@ -62,7 +63,7 @@ class Writer:
         durability: "interval", "commit" or "fsync".
         on_stored: called with the number of events after each commit.
         on_trouble: called when storing begins to fail, and with None when it works again.
-        on_mended: called with what was done about a spool that was damaged or gone.
+        on_mended: called with what was done about a spool that was damaged or gone, or without a journal.
         on_taken: called with the events of each batch, with the lock held.
         as_stored: what of the events is written down; they themselves, unless they are to carry their time.
         partitions: into so many parts the store is split: each batch is of one.
@@ -215,6 +216,10 @@ class Writer:
         unstored = Tally(sum(batch.events for batch in self._unstored), sum(batch.units for batch in self._unstored))
         return unstored.plus(self._intake.waiting())
 
+    def noted(self) -> int:
+        """How many events of those a journal has. Asked before `waiting`, they are among them."""
+        return sum(batch.events for batch in self._unstored if batch.is_noted) + self._intake.noted()
+
     @property
     def lock(self) -> threading.RLock:
         """Held, nothing moves from memory to the store."""
@@ -263,7 +268,9 @@ class Writer:
 
     def _turn(self) -> bool:
         complete = self.commit()
-        self._intake.tend(self._lock)
+        trouble = self._intake.tend(self._lock)
+        if trouble is not None:
+            self._on_mended(trouble)
         return complete
 
     def _look_around(self) -> bool:
@@ -301,7 +308,7 @@ class Writer:
     def _store_some(self, most: int) -> int:
         """Stores what is here and up to `most` events of the intake; how many it took from there."""
         taken = 0
-        while taken < most and self._intake.ready() and len(self._unstored) < _BATCHES_PER_COMMIT:
+        while taken < most and self._intake.ready() and self._has_room_in_commit():
             # So many more with several partitions, that the batches are as large.
             taken += self._take(min(_batch.MOST_EVENTS * self._partitions, most - taken))
         self._store.append(self._unstored, Tally())
@@ -313,6 +320,10 @@ class Writer:
         self._account()
         self._on_stored(stored)
         return taken
+
+    def _has_room_in_commit(self) -> bool:
+        size = sum(len(batch.value) for batch in self._unstored)
+        return len(self._unstored) < _BATCHES_PER_COMMIT and size < _BYTES_PER_COMMIT
 
     def _take(self, most: int) -> int:
         """Makes batches of up to so many events of the intake, to be stored; how many events they have."""

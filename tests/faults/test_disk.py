@@ -184,6 +184,7 @@ def test_D04_write_hangs_in_a_caller(tmp_path: pathlib.Path) -> None:
     assert report["is_still_hanging"]
     assert report["closing"] <= 1.5
     assert not report["is_beside_waiting"]
+    assert any("does not answer" in line for line in report["errors"])
     assert report["dropped"] == 0
     stored = {post.key for post in stored_posts(path)}
     assert stored >= {"beside", "main", *(f"key-{number}" for number in range(report["stored"]))}
@@ -435,13 +436,13 @@ def test_D17_disk_limit_is_honoured(tmp_path: pathlib.Path) -> None:
     service.open.clear()
     with spool(path, service, max_disk_bytes=1024**2, max_queue_size=20_000) as opened:
         opened.record(20_000, size=400)
-        eventually(lambda: "max_disk_bytes" in str(opened.stats().problem) or opened.record(500, size=400), "said")
+        eventually(lambda: "max_disk_bytes" in str(opened.stats().problem), "said")
         stored = os.path.getsize(path)
         service.open.set()
         stats = opened.settle()
 
-    assert stored < 5 * 1024**2  # one commit of 20 batches, which a fast machine fills, is 2.5 MB
-    assert stats.delivered.events + stats.dropped.events == stats.recorded.events >= 20_000
+    assert stored < 3 * 1024**2
+    assert stats.delivered.events + stats.dropped.events == 20_000
 
 
 def test_D18_memory_file_system(tmp_path: pathlib.Path) -> None:

@@ -204,10 +204,10 @@ def test_D11_text_that_is_no_utf8_elsewhere(column: str, tmp_path: pathlib.Path)
 
 
 def test_D11_a_huge_row_is_not_read_into_memory(tmp_path: pathlib.Path) -> None:
-    """A row of 150 MB is left in the file that is set aside; the others are delivered."""
+    """A row of 100 MB is left in the file that is set aside; the others are delivered."""
     path = tmp_path / "usage.db"
     filled(path, 50)
-    _run(path, "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES ('x', 0, 1, 1, zeroblob(150000000))",
+    _run(path, "INSERT INTO sealed (batch, sealed_at, events, units, value) VALUES ('x', 0, 1, 1, zeroblob(100000000))",
          "UPDATE ledger SET events = events + 1, low = low + 1 WHERE name = 'recorded'")  # fmt: skip
     tracemalloc.start()
     try:
