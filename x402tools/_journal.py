@@ -300,10 +300,8 @@ class JournalledIntake(Intake):
 
     def _new(self, step: Step) -> List[Event]:
         """What was put and is not in a step yet, if that one is still the current one."""
-        for event in step.events:
-            if not self._coming:
-                break
-            _discard(self._coming, event)
+        if not step.is_left_out:
+            self._leave_out(step)
         return list(self._coming)[:MOST_EVENTS]
 
     def _go_on(self, step: Step, following: Step) -> bool:
@@ -312,9 +310,16 @@ class JournalledIntake(Intake):
             self._new(step)  # the last moment for what an exception left there: only the current step is looked at
         if not step.follow(following):
             return False
-        for event in following.events:
-            _discard(self._coming, event)
+        self._leave_out(following)
         return True
+
+    def _leave_out(self, step: Step) -> None:
+        """Takes the events of the step out of what was put and is in no step."""
+        for event in step.events:
+            if not self._coming:
+                break
+            _discard(self._coming, event)
+        step.is_left_out = True  # not if an exception came in between: the next one to look does it once more
 
     def _overtake(self) -> None:
         """Goes on without the write that is under way, if there is one; it may still reach the file."""

@@ -23,6 +23,8 @@ class Step:
         is_noted: whether the file has these events; None where a write that was overtaken may still put them there.
     """
 
+    following: Optional[Step] = None  # set by `follow` alone
+
     def __init__(
         self,
         state: str,
@@ -38,18 +40,15 @@ class Step:
         self.segment = segment
         self.end = end
         self.is_noted = is_noted
+        self.is_left_out = False  # its events are not among those that are in no step any more
 
     def but(self, state: str, is_noted: Optional[bool]) -> Step:
         """One that changes the state only."""
         return Step(state, (), self.last, self.segment, self.end, is_noted)
 
-    @property
-    def following(self) -> Optional[Step]:
-        return self.__dict__.get("_following")
-
     def follow(self, step: Step) -> bool:
         """Makes it the next one of this; False when there is one already. Atomic: one operation of a dict."""
-        return self.__dict__.setdefault("_following", step) is step
+        return self.__dict__.setdefault("following", step) is step
 
 
 class Pen:

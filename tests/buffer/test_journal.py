@@ -13,7 +13,7 @@ import time
 import zlib
 from functools import partial
 from types import FrameType
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import pytest
 
@@ -614,6 +614,34 @@ def test_closing_in_the_middle_of_a_record(
             assert outcomes == {True, False}
             return
     pytest.fail("it never came to its end")
+
+
+def test_what_somebody_else_is_just_writing_can_be_taken_back(tmp_spool: pathlib.Path) -> None:
+    """At the end, where `record` says that it came too late: then it is not stored either."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def frame(recorder: str, first: int, events: Sequence[Event]) -> bytes:
+        begun.set()
+        assert go_on.wait(10)
+        return SETTINGS.frame(recorder, first, events)
+
+    intake = JournalledIntake(1000, str(tmp_spool), frame)
+    refused = make_event(2)
+    writer = threading.Thread(target=record, args=(intake, 1))
+    writer.start()
+    assert begun.wait(10)
+    # Put while another thread writes, which then takes it along; struck out while that is still under way.
+    begun.clear()
+    intake.put(refused)
+    go_on.set()
+    go_on = threading.Event()
+    assert begun.wait(10)
+
+    assert intake.withdraw(refused)
+    go_on.set()
+    writer.join(10)
+
+    assert [event[0] for event in take_all(intake)] == [1]
 
 
 RECORDING_UNTIL_SIGTERM = """
