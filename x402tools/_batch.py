@@ -1,9 +1,12 @@
 """A batch of events as one value of the spool: compressed JSON behind a version, a flag and a checksum.
 
-    byte 0      format, now 1
+    byte 0      format: 1 by rows, 2 by columns
     byte 1      1 when the payload is compressed with zlib, else 0
     bytes 2-5   CRC32 of the two bytes before and of the payload: neither SQLite nor a file system sees a flipped bit
-    the rest    the payload: ["<recorder>", [[number, envelope_id, amount, metadata, milliseconds, events?], ...]]
+    the rest    the payload: by rows
+                ["<recorder>", [[number, envelope_id, amount, metadata, milliseconds, events?], ...]]
+                or, as a rule, by columns, see `_columns`
+                ["<recorder>", [shapes, which, envelopes, numbers, amounts, first, later]]
 
 `metadata` is null, an object, or a string that holds JSON text. `events` stands there only when the POST counts for
 more than one event. Nothing here is ever pickled, so reading a hostile file runs no code.
@@ -17,10 +20,11 @@ import zlib
 from json.encoder import encode_basestring_ascii
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from x402tools import _json_writer
+from x402tools import _columns, _json_writer
+from x402tools._columns import Columns, Row
 from x402tools._event import Event, Metadata, event_id, time_text
 
-FORMAT = 1
+FORMATS = ROWS, COLUMNS = 1, 2
 
 # More in one batch would hold the interpreter lock for longer than a request should ever wait (about a millisecond),
 # fewer would cost more per event.
@@ -38,7 +42,6 @@ _LARGEST_PAYLOAD = 64 * 1024 * 1024
 
 _HEADER = struct.Struct(">BBI")
 
-Row = Tuple[Union[int, str], str, int, Metadata, int]  # of an event; the last is milliseconds since 1970
 # Made once: `json.dumps` makes another encoder for each call that wants anything but its defaults.
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -102,8 +105,13 @@ def encode(
         is_sealed: each event is a POST; otherwise they are still to be folded, and get no `key_field` here.
         key_field: has each POST carry its key in the metadata, under this name; see `with_key`.
     """
-    rows = rows_of(recorder, events, key_field if is_sealed else None)
-    return encode_rows(recorder, batch_number, rows, is_sealed=is_sealed)
+    if not is_sealed:
+        key_field = None
+    columns = _columns.of_events(events) if key_field is None else None
+    if columns is None:
+        return encode_rows(recorder, batch_number, rows_of(recorder, events, key_field), is_sealed=is_sealed)
+    value = _seal(COLUMNS, [recorder, columns.written()])
+    return EncodedBatch(f"{recorder}/{batch_number}", len(events), sum(columns.amounts), value, is_sealed)
 
 
 def rows_of(recorder: str, events: Sequence[Event], key_field: Optional[str]) -> List[Row]:
@@ -123,7 +131,7 @@ def rows_of(recorder: str, events: Sequence[Event], key_field: Optional[str]) ->
 def encode_rows(recorder: str, batch_number: int, rows: Sequence[Row], *, is_sealed: bool) -> EncodedBatch:
     """The batch of these rows as they are."""
     units = sum(row[2] for row in rows)
-    return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(recorder, rows), is_sealed)
+    return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(ROWS, [recorder, rows]), is_sealed)
 
 
 def encode_posts(batch_id: str, posts: Sequence[Post]) -> EncodedBatch:
@@ -132,9 +140,8 @@ def encode_posts(batch_id: str, posts: Sequence[Post]) -> EncodedBatch:
         (post.key, post.envelope_id, post.amount, post.metadata, int(post.recorded_at * 1000), post.events)
         for post in posts
     ]
-    return EncodedBatch(
-        batch_id, sum(post.events for post in posts), sum(post.amount for post in posts), _seal("", rows)
-    )
+    events, units = sum(post.events for post in posts), sum(post.amount for post in posts)
+    return EncodedBatch(batch_id, events, units, _seal(ROWS, ["", rows]))
 
 
 def with_key(metadata: Metadata, field: str, key: str) -> Metadata:
@@ -159,13 +166,13 @@ def has_key(post: Post, field: str) -> bool:
     return metadata is not None and metadata.get(field) == post.key
 
 
-def _seal(recorder: str, rows: Sequence[Tuple[object, ...]]) -> bytes:
-    payload = _json_writer.write([recorder, rows])
+def _seal(form: int, content: Sequence[object]) -> bytes:
+    payload = _json_writer.write(content)
     compressed = len(payload) > _WORTH_COMPRESSING
     if compressed:
         compressor = zlib.compressobj(_FASTEST, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
         payload = compressor.compress(payload) + compressor.flush()
-    return _HEADER.pack(FORMAT, compressed, _checksum(FORMAT, compressed, payload)) + payload
+    return _HEADER.pack(form, compressed, _checksum(form, compressed, payload)) + payload
 
 
 def _checksum(form: int, compressed: int, payload: bytes) -> int:
@@ -180,19 +187,21 @@ def decode(value: bytes) -> List[Post]:
     """
     recorder, rows = _open(value)
     try:
+        if isinstance(rows, Columns):
+            return [Post(event_id(recorder, row[0]), *row[1:4], row[4] / 1000) for row in rows]
         return [_post(recorder, *row) for row in rows]
     except TypeError as error:
         raise CorruptBatchError(str(error)) from None
 
 
-def recorded_rows(value: bytes) -> Tuple[str, List[Row]]:
+def recorded_rows(value: bytes) -> Tuple[str, Union[List[Row], Columns]]:
     """The recorder of a batch of events, and the events.
 
     Raises:
         CorruptBatchError: as for `decode`.
     """
     recorder, rows = _open(value)
-    return str(recorder), checked(rows)
+    return str(recorder), rows if isinstance(rows, Columns) else checked(rows)
 
 
 def checked(rows: Any) -> List[Row]:
@@ -213,18 +222,18 @@ def checked(rows: Any) -> List[Row]:
 
 
 def _open(value: bytes) -> Tuple[Any, Any]:
-    """The two parts of a payload whose checksum is right."""
+    """The recorder, and rows that are not checked or columns that are, of a value whose checksum is right."""
     try:
         form, compressed, checksum = _HEADER.unpack_from(value)
         payload = value[_HEADER.size :]
-        if form != FORMAT:
+        if form not in FORMATS:
             raise CorruptBatchError(f"batch format {form} is not known to this version")
         if _checksum(form, compressed, payload) != checksum:
             raise CorruptBatchError("checksum differs")
         if compressed:
             payload = _inflate(payload)
         recorder, rows = json.loads(payload)
-        return recorder, rows
+        return recorder, rows if form == ROWS else _columns.read(rows)
     except (struct.error, zlib.error, ValueError, TypeError, RecursionError) as error:
         raise CorruptBatchError(str(error)) from None
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
-from x402tools._batch import Post, Row, with_key
+from x402tools._batch import Post, with_key
+from x402tools._columns import Columns, Row
 from x402tools._event import LARGEST_AMOUNT, Metadata, event_id
 
 # Of spellings of metadata whose group is known; beyond it they are worked out again. An entry takes some 300 bytes.
@@ -28,6 +29,9 @@ class _Group:
         self.envelope_id = envelope_id
         self.metadata = metadata
         self.amount = self.events = self.oldest = 0
+
+
+_Member = Tuple[_Group, int, int]  # the amount of an event, and milliseconds since 1970
 
 
 class Fold:
@@ -48,7 +52,7 @@ class Fold:
         self._each = each
         self._key_field = key_field
         self._groups: Dict[Tuple[str, str], _Group] = {}
-        self._spellings: Dict[Tuple[str, str], _Group] = {}
+        self._spellings: Dict[Tuple[Any, ...], _Group] = {}
         self._alone: List[Post] = []
         self._full: List[_Group] = []
         self.events = 0
@@ -58,17 +62,15 @@ class Fold:
         """How many POSTs it would be by now."""
         return len(self._groups) + len(self._alone) + len(self._full)
 
-    def add(self, recorder: str, rows: Sequence[Row]) -> None:
+    def add(self, recorder: str, rows: Union[Sequence[Row], Columns]) -> None:
         """Takes the events of a batch in; their types were checked."""
         self.events += len(rows)
-        spellings, largest = self._spellings, self._largest
-        for number, envelope_id, amount, metadata, milliseconds in rows:
-            if self._each or isinstance(number, str):
-                key = event_id(recorder, number)
-                self._alone.append(Post(key, envelope_id, amount, metadata, milliseconds / 1000))
-                continue
-            spelling = envelope_id, repr(metadata)  # 1, 1.0, True and "1" are spelled differently
-            group = spellings.get(spelling) or self._group(spelling, metadata)
+        if isinstance(rows, Columns) and not self._each and str not in map(type, rows.numbers):
+            members = self._members_by_columns(rows)
+        else:
+            members = self._members(recorder, rows)
+        largest = self._largest
+        for group, amount, milliseconds in members:
             if group.events and group.amount + amount > largest:
                 self._put_aside(group)
             if not group.events or milliseconds < group.oldest:
@@ -76,16 +78,34 @@ class Fold:
             group.amount += amount
             group.events += 1
 
+    def _members(self, recorder: str, rows: Iterable[Row]) -> Iterator[_Member]:
+        """The group of each event, its amount and its time; those that are of none become POSTs at once."""
+        spellings = self._spellings
+        for number, envelope_id, amount, metadata, milliseconds in rows:
+            if self._each or isinstance(number, str):
+                key = event_id(recorder, number)
+                self._alone.append(Post(key, envelope_id, amount, metadata, milliseconds / 1000))
+                continue
+            spelling = envelope_id, repr(metadata)  # 1, 1.0, True and "1" are spelled differently
+            yield spellings.get(spelling) or self._group(spelling, metadata), amount, milliseconds
+
+    def _members_by_columns(self, columns: Columns) -> Iterator[_Member]:
+        """The same for events that are all of a group."""
+        known = self._spellings
+        members = zip(columns.spellings(self._by), columns.amounts, columns.moments)
+        for at, (spelling, amount, milliseconds) in enumerate(members):
+            yield known.get(spelling) or self._group(spelling, columns.metadata(at)), amount, milliseconds
+
     def posts(self) -> List[Post]:
         """Everything that was added, under keys that are new, except for the events that have one."""
         name = secrets.token_hex(12)
         groups = [*self._full, *self._groups.values()]
         return [*self._alone, *(self._post(f"{name}-{number}", group) for number, group in enumerate(groups, 1))]
 
-    def _group(self, spelling: Tuple[str, str], metadata: Metadata) -> _Group:
+    def _group(self, spelling: Tuple[Any, ...], metadata: Metadata) -> _Group:
         if len(self._spellings) >= _MOST_SPELLINGS:
             self._spellings.clear()
-        envelope_id = spelling[0]
+        envelope_id: str = spelling[0]
         members: Any = json.loads(metadata) if isinstance(metadata, str) else metadata or {}
         if self._by is not None:
             members = metadata = {name: members[name] for name in self._by if name in members}

@@ -29,7 +29,8 @@ import zlib
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from x402tools import _batch, _json_writer
-from x402tools._batch import CorruptBatchError, Row
+from x402tools._batch import CorruptBatchError
+from x402tools._columns import Row
 from x402tools._process import FileLock
 
 FORMAT = 1

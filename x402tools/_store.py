@@ -31,9 +31,10 @@ can fail.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
-from x402tools._batch import EncodedBatch, Post, Row
+from x402tools._batch import EncodedBatch, Post
+from x402tools._columns import Columns, Row
 from x402tools.errors import SpoolError
 
 
@@ -77,7 +78,7 @@ class RecordedBatch(NamedTuple):
     sequence: int
     stored_at: float  # seconds since 1970
     recorder: str
-    rows: List[Row]
+    rows: Union[List[Row], Columns]
 
 
 class ChangedError(SpoolError):

@@ -14,7 +14,8 @@ import time
 from typing import TYPE_CHECKING, Iterator, List, Set, Tuple
 
 from x402tools import _batch, _journal_file
-from x402tools._batch import MOST_EVENTS, EncodedBatch, Row
+from x402tools._batch import MOST_EVENTS, EncodedBatch
+from x402tools._columns import Row
 from x402tools._journal_file import Reading
 from x402tools._process import FileLock
 from x402tools._spool_rows import numbered

@@ -11,7 +11,7 @@ class Costs:
     """Unit costs; times in microseconds of CPU unless said otherwise.
 
     Attributes:
-        encode_event: recording host: an event in a batch (`_batch.encode`: 1.5 without metadata to 3.4).
+        encode_event: recording host: an event in a batch (`_batch.encode`: 0.9 without metadata to 2.3).
         publish_batch: recording host: one script call by redis-py, and what a batch costs beside its events.
         engine_batch: engine: the script that takes a batch in, with its persistence.
         engine_kib: engine: more of it for each KiB.
@@ -26,13 +26,13 @@ class Costs:
         busy: how much of a core is planned to be used; the rest is for peaks.
     """
 
-    encode_event: float = 2.5
+    encode_event: float = 1.8
     publish_batch: float = 110.0
     engine_batch: float = 60.0
     engine_kib: float = 6.0
     engine_read_batch: float = 14.0
     read_batch: float = 40.0
-    fold_event: float = 2.1
+    fold_event: float = 1.3
     fold_group: float = 11.0
     seal_post: float = 5.0
     post: float = 130.0

@@ -7,14 +7,14 @@ import json
 import random
 import struct
 import zlib
-from typing import Any, List
+from typing import Any, List, Union
 
 import pytest
 
 from tests.buffer.helpers import make_event
 from x402tools import _batch
 from x402tools._batch import CorruptBatchError, Post
-from x402tools._event import LARGEST_AMOUNT, Metadata, snapshot_metadata
+from x402tools._event import LARGEST_AMOUNT, Event, Metadata, snapshot_metadata
 
 METADATA: List[Any] = [
     None,
@@ -33,6 +33,12 @@ def sealed(payload: object, *, form: int = 1, flag: int = 0) -> bytes:
     return struct.pack(">BBI", form, flag, zlib.crc32(content, zlib.crc32(bytes((form, flag))))) + content
 
 
+def events_by(form: int, count: int) -> List[Event]:
+    """Events that are written in that format."""
+    key = {_batch.COLUMNS: "k", _batch.ROWS: "k{}"}[form]
+    return [make_event(number, number, {key.format(number): "v"}) for number in range(count)]
+
+
 @pytest.mark.parametrize("metadata", METADATA)
 def test_a_batch_comes_back_as_it_went_in(metadata: Any) -> None:
     """Key, envelope, amount, time to the millisecond, and the metadata in each of its forms."""
@@ -46,6 +52,77 @@ def test_a_batch_comes_back_as_it_went_in(metadata: Any) -> None:
     assert [post.envelope_id for post in posts] == ["env_1", "env_1"]
     assert [post.recorded_at for post in posts] == [1_700_000_000.25] * 2
     assert [json.loads(post.body()).get("metadata") for post in posts] == [metadata, metadata]
+
+
+KINDS: List[Metadata] = [
+    None,
+    {"a": 1},
+    {"a": True},
+    {"a": 0},
+    {"a": False},
+    {"a": None},
+    {"a": "1"},
+    {"a": "True"},
+    {"a": 7, "b": 1},
+    {"b": 1, "a": 7},
+    {"c": 7},
+    {"d": 7},
+    {"e": 7},
+    {"f": 7},
+    {"g": 7},
+    '{"a":1.0}',
+    "{'a': 1}",  # as Python would print the second
+]
+
+
+def drawn_events(draw: random.Random) -> List[Event]:
+    """Such as many threads record: numbers and times in any order, some with a key of their own."""
+    few = draw.sample(KINDS, draw.randint(1, len(KINDS)))
+    names: List[Union[int, str]] = [draw.randrange(10**6), "order-7"]
+    return [
+        (
+            draw.choice([number, *names]),
+            draw.choice(["env_1", "env_2"]),
+            draw.choice([1, 1, draw.randrange(LARGEST_AMOUNT)]),
+            draw.choice(few),
+            1_700_000_000 + draw.randrange(-5000, 5000) / 1000,
+        )
+        for number in range(draw.randint(1, 300))
+    ]
+
+
+def test_what_is_written_by_columns_comes_back_as_if_it_were_by_rows() -> None:
+    """Whatever is recorded in whatever order; 1 and True stay what they are, and so does the order of the keys."""
+    by_columns = 0
+    for seed in range(300):
+        events = drawn_events(random.Random(seed))
+        expected = _batch.encode_rows("rec", 1, _batch.rows_of("rec", events, None), is_sealed=True)
+
+        batch = _batch.encode("rec", 1, events)
+
+        assert batch._replace(value=b"") == expected._replace(value=b"")
+        assert list(map(repr, _batch.decode(batch.value))) == list(map(repr, _batch.decode(expected.value)))
+        assert [repr(tuple(row)) for row in _batch.recorded_rows(batch.value)[1]] == [
+            repr(tuple(row)) for row in _batch.recorded_rows(expected.value)[1]
+        ]
+        by_columns += batch.value[0] == _batch.COLUMNS
+    assert by_columns > 200
+
+
+def test_posts_of_one_kind_share_nothing() -> None:
+    """Who is handed the metadata of one may change it: the next attempt at another one sends what it sent before."""
+    first, second = _batch.decode(_batch.encode("rec", 1, [make_event(at, 5, {"a": 2}) for at in (1, 2)] * 2).value)[:2]
+
+    assert isinstance(first.metadata, dict)
+    first.metadata["a"] = 3
+
+    assert second.metadata == {"a": 2}
+
+
+def test_events_whose_keys_differ_are_written_by_rows() -> None:
+    """Columns would take longer, and as many bytes."""
+    for form in _batch.FORMATS:
+        assert _batch.encode("rec", 1, events_by(form, 500)).value[0] == form
 
 
 def test_a_batch_says_what_it_counts_for() -> None:
@@ -68,10 +145,12 @@ def test_posts_that_are_sealed_again_keep_their_keys_and_counts() -> None:
     assert (batch.id, batch.events, batch.units) == ("again", 4, 11)
 
 
-@pytest.mark.parametrize("count", [1, 200])
-def test_every_flipped_bit_is_noticed(count: int) -> None:
+@pytest.mark.parametrize("count", [2, 200])
+@pytest.mark.parametrize("form", _batch.FORMATS)
+def test_every_flipped_bit_is_noticed(count: int, form: int) -> None:
     """No bit of a stored batch can change, in the header or behind it, compressed or not, without an error."""
-    value = _batch.encode("rec", 1, [make_event(number, number) for number in range(count)]).value
+    value = _batch.encode("rec", 1, events_by(form, max(count, form))).value
+    assert value[0] == form
     unnoticed = []
 
     for at in range(len(value)):
@@ -86,9 +165,10 @@ def test_every_flipped_bit_is_noticed(count: int) -> None:
     assert unnoticed == []
 
 
-def test_every_cut_is_noticed() -> None:
+@pytest.mark.parametrize("form", _batch.FORMATS)
+def test_every_cut_is_noticed(form: int) -> None:
     """A batch that was cut short anywhere, or has something behind it, is refused."""
-    value = _batch.encode("rec", 1, [make_event(number) for number in range(200)]).value
+    value = _batch.encode("rec", 1, events_by(form, 200)).value
 
     for damaged in [*(value[:length] for length in range(len(value))), value + b"\0"]:
         with pytest.raises(CorruptBatchError):
@@ -96,8 +176,62 @@ def test_every_cut_is_noticed() -> None:
 
 
 ROW = [1, "env", 5, None, 1000]
+SHAPES = [[["a", "b"], [[1, 2], ["x", None]]], [None, [['{"a":[1]}']]], [None, None]]
+COLUMNS = {
+    "shapes": SHAPES,
+    "which": [0, 1, 2, 0],
+    "envelopes": ["env_1", "env_1", "env_2", "env_2"],
+    "numbers": [4, 5, "mine", 3],
+    "amounts": [5, 6, 7, 8],
+    "first": 1000,
+    "later": [0, 1, -1, 2],
+}
+
+
+def columns(**changed: Any) -> bytes:
+    return sealed(["rec", list({**COLUMNS, **changed}.values())], form=2)
+
+
+def shaped(*first: Any) -> bytes:
+    """With another first shape."""
+    return columns(shapes=[list(first), *SHAPES[1:]])
+
+
 FOREIGN = {
-    "an unknown format": sealed(["rec", [ROW]], form=2),
+    "a column too many": sealed(["rec", [*COLUMNS.values(), 1]], form=2),
+    "rows that say they are columns": sealed(["rec", [ROW]], form=2),
+    "columns that say they are rows": sealed(["rec", list(COLUMNS.values())]),
+    "a shape that is not there": columns(which=[0, 1, 3, 0]),
+    "a shape before the first": columns(which=[0, 1, -1, 0]),
+    "a shape that is true": columns(which=[0, True, 2, 0]),
+    "the shape of all as text": columns(which="0"),
+    "an event too many of a shape": columns(which=[0, 0, 2, 0]),
+    "an envelope that is no text": columns(envelopes=["env_1", 7, "env_2", "env_2"]),
+    "the envelope of all as a number": columns(envelopes=7),
+    "an envelope too few": columns(envelopes=["env_1"] * 3),
+    "a key that is no text": shaped(["a", 7], [[1, 2], ["x", None]]),
+    "keys that are text": shaped("ab", [[1, 2], ["x", None]]),
+    "a key too many": shaped(["a", "b", "c"], [[1, 2], ["x", None]]),
+    "no keys": shaped([], []),
+    "keys without columns": shaped(["a"], None),
+    "a value too few": shaped(["a", "b"], [[1, 2], ["x"]]),
+    "a value that is a list": shaped(["a", "b"], [[1, [2]], ["x", None]]),
+    "a value that is a fraction": shaped(["a", "b"], [[1, 2.5], ["x", None]]),
+    "a column that is text": shaped(["a", "b"], ["12", ["x", None]]),
+    "texts that are none": shaped(None, [["{}", None]]),
+    "two texts an event": shaped(None, [["{}", "{}"], ["{}", "{}"]]),
+    "a shape with something behind it": shaped(["a", "b"], [[1, 2], ["x", None]], 1),
+    "a number that is a fraction": columns(numbers=[1, 2, 2.5, 3]),
+    "a number missing": columns(numbers=[1, 2, 3]),
+    "one amount that is text": columns(amounts=[5, 6, "7", 8]),
+    "the amount of all as text": columns(amounts="5"),
+    "the amount of all as a fraction": columns(amounts=5.5),
+    "an amount too many": columns(amounts=[5, 6, 7, 8, 9]),
+    "a first moment that is text": columns(first="1000"),
+    "a moment that is text": columns(later=[0, 1, "2", 3]),
+    "a moment missing": columns(later=[0, 1, 2]),
+    "moments that are text": columns(later="0123"),
+    "an unknown format": sealed(["rec", [ROW]], form=3),
     "an unknown flag": sealed(["rec", [ROW]], flag=2),
     "no JSON": sealed(b"\x80\x04."),
     "no list": sealed({"rec": [ROW]}),
@@ -122,13 +256,27 @@ def test_what_was_not_written_here_is_refused(name: str) -> None:
 
 def test_a_batch_can_be_read_by_anything_that_reads_zlib() -> None:
     """Whatever window it was written with: an earlier version, and whoever looks at the file with other tools."""
-    value = _batch.encode("rec", 1, [make_event(number, 5, {"endpoint": "/a"}) for number in range(500)]).value
+    value = _batch.encode("rec", 1, events_by(_batch.ROWS, 500)).value
 
     recorder, rows = json.loads(zlib.decompress(value[6:]))
 
-    assert value[1] == 1
+    assert value[:2] == bytes((_batch.ROWS, 1))
     assert (recorder, len(rows)) == ("rec", 500)
     assert len(value) < 500 * 60  # bytes an event, as the benchmark of the disk asks
+
+
+def test_a_batch_by_columns_that_somebody_else_made_is_read() -> None:
+    """The one from which those that are refused differ in one place each."""
+    assert [tuple(post) for post in _batch.decode(columns())] == [
+        ("rec-4", "env_1", 5, {"a": 1, "b": "x"}, 1.0, 1),
+        ("rec-5", "env_1", 6, '{"a":[1]}', 1.001, 1),
+        ("mine", "env_2", 7, None, 0.999, 1),
+        ("rec-3", "env_2", 8, {"a": 2, "b": None}, 1.002, 1),
+    ]
+    same = _batch.decode(columns(envelopes="env", numbers=7, amounts=2))
+    assert [(post.key, post.envelope_id, post.amount) for post in same] == [
+        (f"rec-{number}", "env", 2) for number in range(7, 11)
+    ]
 
 
 def test_a_bomb_is_refused() -> None:

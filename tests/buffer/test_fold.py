@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import pytest
 
 from tests.buffer.helpers import make_event
-from x402tools import _batch, _event
+from x402tools import _batch, _columns, _event
 from x402tools._batch import Post
 from x402tools._event import LARGEST_AMOUNT, Event
 from x402tools._fold import Fold, one_by_one
@@ -162,3 +162,32 @@ def test_events_and_units_are_conserved_for_each_envelope(seed: int) -> None:
         mine = [post for post in posts if post.envelope_id == envelope]
         assert sum(post.events for post in mine) == len(events)
         assert sum(post.amount for post in mine) == sum(one[2] for one in events)
+
+
+@pytest.mark.parametrize("by", [None, ("a",), ("b", "missing")])
+@pytest.mark.parametrize("largest", [LARGEST_AMOUNT, 50])
+def test_columns_are_folded_as_rows_are(by: Optional[Sequence[str]], largest: int) -> None:
+    """The same POSTs in the same order, whichever way a batch is written; also of one after the other."""
+    values = [1, True, 0, False, None, "1", "True", 7]
+    for seed in range(150):
+        draw = random.Random(seed)
+        kinds: List[Any] = [{"a": draw.choice(values), "b": draw.choice(values)} for _ in range(draw.randint(1, 8))]
+        kinds += draw.sample([None, {"a": True}, {"b": 1, "a": 0}, '{"a":1.0}', '{"a":1,"b":2}'], draw.randint(0, 5))
+        by_rows, by_columns, mixed = (Fold(by=by, largest=largest) for _ in range(3))
+        for batch in range(3):
+            events: List[Event] = [
+                (number, draw.choice(["env_1", "env_2"]), draw.randrange(50), draw.choice(kinds), 1.7e9 + draw.random())
+                for number in range(draw.randint(20, 300))
+            ]
+            if draw.random() < 0.2:
+                events[0] = ("mine", *events[0][1:])
+            rows, columns = _batch.rows_of("rec", events, None), _columns.of_events(events)
+            assert columns is not None
+            by_rows.add("rec", rows)
+            by_columns.add("rec", columns)
+            mixed.add("rec", columns if batch % 2 else rows)
+
+        expected = [repr(post._replace(key="")) for post in by_rows.posts()]
+        for one in (by_columns, mixed):
+            assert one.events == by_rows.events
+            assert [repr(post._replace(key="")) for post in one.posts()] == expected

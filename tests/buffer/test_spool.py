@@ -276,7 +276,8 @@ def damages(mark: pathlib.Path) -> Dict[str, Any]:
         "text": "sealed",
         "invalid UTF-8": b"\xff\xfe\xfd" * 10,
         "a number": 402,
-        "a later format": b"\x02" + value[1:],
+        "a later format": b"\x03" + value[1:],
+        "another format": b"\x01" + value[1:],
     }
 
 

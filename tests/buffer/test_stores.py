@@ -820,7 +820,7 @@ def test_sealing_makes_recorded_batches_gone_and_posts_of_them(store: Store) -> 
     store.seal(read[-1].sequence, [folded(6, 3)])
 
     assert [(one.post.amount, one.post.events) for one in handed_out(store)] == [(6, 3)]
-    assert [batch.rows[0][2] for batch in store.recorded(0, 10)] == [50]
+    assert [[row[2] for row in batch.rows] for batch in store.recorded(0, 10)] == [[50]]
     assert store.counts().recorded == Tally(4, 56)
     assert store.counts().pending == Tally(4, 56)
     assert store.first_recorded() == store.last_recorded()

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Iterator, List, NamedTuple, Optional
 
 from x402tools import _inspect, _spool_file
-from x402tools._batch import FORMAT as BATCH_FORMAT
+from x402tools._batch import FORMATS as BATCH_FORMATS
 from x402tools._cli import glance
 from x402tools._cli.output import amount_of_bytes, duration
 from x402tools._inspect import SpoolView
@@ -223,7 +223,8 @@ def _check_log(path: str, user: Optional[int]) -> Iterator[Finding]:
 
 
 def _check_content(view: SpoolView) -> Iterator[Finding]:
-    yield Finding("ok", "spool", f"format {FORMAT} of the tables, {BATCH_FORMAT} of the batches")
+    batches = " and ".join(map(str, BATCH_FORMATS))
+    yield Finding("ok", "spool", f"format {FORMAT} of the tables, {batches} of the batches")
     yield from _check_versions(view)
     damage = view.check_structure()
     if damage:
