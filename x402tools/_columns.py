@@ -167,6 +167,8 @@ def read(written: Sequence[Any]) -> Columns:
     _check(count, {int}, which, amounts, later, [first] * count)
     _check(count, {str}, envelopes)
     _check(count, {int, str}, numbers)
+    if len(shapes) > _MOST_SHAPES:
+        raise ValueError("more shapes than are written")
     sizes = [which.count(place) for place in range(len(shapes))]
     if sum(sizes) != count:
         raise ValueError("an event is of a shape that is not there")

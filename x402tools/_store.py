@@ -73,7 +73,7 @@ class Place(NamedTuple):
 
 
 class RecordedBatch(NamedTuple):
-    """Events that are stored and not sealed; what `rows` are is told in `_batch`."""
+    """Events that are stored and not sealed; what `rows` are is told in `_columns`."""
 
     sequence: int
     stored_at: float  # seconds since 1970

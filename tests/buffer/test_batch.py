@@ -205,6 +205,7 @@ FOREIGN = {
     "a shape before the first": columns(which=[0, 1, -1, 0]),
     "a shape that is true": columns(which=[0, True, 2, 0]),
     "the shape of all as text": columns(which="0"),
+    "shapes without end": columns(shapes=[*SHAPES, *[[None, None]] * 1_000_000]),
     "an event too many of a shape": columns(which=[0, 0, 2, 0]),
     "an envelope that is no text": columns(envelopes=["env_1", 7, "env_2", "env_2"]),
     "the envelope of all as a number": columns(envelopes=7),
