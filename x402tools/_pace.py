@@ -16,7 +16,6 @@ with a single POST under way is not slow because of us, so that is what it can d
 from __future__ import annotations
 
 import random
-import statistics
 from typing import Callable, List
 
 # At the start, where nothing is known of the service: a thousand processes with 64 each would be a herd.
@@ -72,7 +71,7 @@ class Pace:
         self._answers += 1
         self._times.append(seconds)
         if len(self._times) >= max(_WINDOW, self.limit):
-            median, self._times = statistics.median(self._times), []
+            median, self._times = sorted(self._times)[len(self._times) // 2], []
             self._compare(now, median)
         if self._lowest < float("inf"):  # not before it is known what is fast
             self._grow()
