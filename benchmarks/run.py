@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
         if section is None:
             failed.append(f"{name} did not come to its end; see above")
             continue
-        section.machine, section.versions = {**described, "load": section.load}, versions
+        section.machine, section.versions = {**described, **section.machine}, versions
         sections.append(section)
         say(terminal.show(section))
     if options.json:
@@ -107,15 +107,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _run_section(name: str, size: Size) -> Optional[Section]:
+    from benchmarks.harness.machine import additions_ms
     from benchmarks.sections import module
 
-    begin, load = time.monotonic(), [round(one, 2) for one in os.getloadavg()]
+    load, before, begin = [round(one, 2) for one in os.getloadavg()], additions_ms(), time.monotonic()
     try:
         section: Section = module(name).run(size)
     except Exception:  # noqa: BLE001 - the other sections are still worth their minutes
         traceback.print_exc()
         return None
     section.size, section.seconds, section.load = size.value, time.monotonic() - begin, load
+    section.machine = {"load": load, "additions_ms": [before, additions_ms()]}
     return section
 
 
