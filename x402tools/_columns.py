@@ -124,23 +124,20 @@ class Columns:
 
 def of_events(events: Sequence[Event]) -> Optional[Columns]:
     """The columns of these events, of which there is one at least; None where rows do better."""
-    metadata = [event[3] for event in events]
+    numbers, envelopes, amounts, metadata, times = map(list, zip(*events))
     keys: List[Any] = [tuple(one) if type(one) is dict else type(one) for one in metadata]
     shapes = list(dict.fromkeys(keys))
     if len(shapes) > min(_MOST_SHAPES, (len(events) + 1) // 2) or () in shapes:
         return None
-    places = {shape: place for place, shape in enumerate(shapes)}
-    found = [_shape(shape, [one for one, its in zip(metadata, keys) if its == shape]) for shape in shapes]
+    if len(shapes) == 1:
+        which, found = [0] * len(events), [_shape(shapes[0], metadata)]
+    else:
+        places = {shape: place for place, shape in enumerate(shapes)}
+        which = [places[its] for its in keys]
+        found = [_shape(shape, [one for one, its in zip(metadata, keys) if its == shape]) for shape in shapes]
     if not all(_PLAIN.issuperset(map(type, column)) for shape in found for column in shape.columns):
         return None  # no snapshot has such metadata
-    return Columns(
-        found,
-        [0] * len(events) if len(shapes) == 1 else [places[its] for its in keys],
-        [event[1] for event in events],
-        [event[0] for event in events],
-        [event[2] for event in events],
-        [int(event[4] * 1000) for event in events],
-    )
+    return Columns(found, which, envelopes, numbers, amounts, [int(seconds * 1000) for seconds in times])
 
 
 def _shape(keys: Any, metadata: List[Any]) -> Shape:
