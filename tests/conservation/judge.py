@@ -92,12 +92,14 @@ class Attempt:
     booked: Optional[int] = None
     answered: Optional[int] = None
     status: int = 0
+    is_whole: bool = True  # the answer
+    refusal: int = 0  # a status that it was about to be answered with
     gone: Optional[int] = None
 
     @property
     def surely_answered(self) -> bool:
-        """The service said that it had booked, and the client did not look as if it had left before."""
-        if self.answered is None or not 200 <= self.status < 300:
+        """The service said all of it, that it had booked, and the client did not look as if it had left before."""
+        if self.answered is None or not self.is_whole or not 200 <= self.status < 300:
             return False
         return self.gone is None or self.gone - self.answered > _LEFT_BEFORE_THE_ANSWER
 
@@ -357,7 +359,7 @@ def the_dead_have_a_reason(case: Case) -> Iterator[str]:
         for mark, letter in spool.dead.items():
             attempts = case.by_key[letter["key"]]
             status = letter["status"]
-            said_so = any(attempt.status == (status or 0) for attempt in attempts)
+            said_so = any((status or 0) in (attempt.status, attempt.refusal) for attempt in attempts)
             if not letter["reason"] or not said_so:
                 yield f"{mark} is dead for {letter['reason']!r} ({status}), which the service never said"
             strikes = sum(attempt.status >= 500 for attempt in attempts)
@@ -430,8 +432,11 @@ def _attempts(lines: List[Line], outages: List[int]) -> List[Attempt]:
             found[line["attempt"]] = Attempt(line["attempt"], line["key"], line["process"], line["body"], line["at"])
         elif what == "booked":
             found[line["attempt"]].booked = line["at"]
+        elif what == "refusing":
+            found[line["attempt"]].refusal = line["status"]
         elif what == "answered":
-            found[line["attempt"]].answered, found[line["attempt"]].status = line["at"], line["status"]
+            attempt = found[line["attempt"]]
+            attempt.answered, attempt.status, attempt.is_whole = line["at"], line["status"], line.get("whole", True)
         elif what == "gone":
             found[line["attempt"]].gone = line["at"]
     for attempt in found.values():

@@ -93,9 +93,13 @@ class Service:
         )
         self._meet(request, self._fault(request, seen, at))
 
-    def answered(self, request: Request, status: int) -> None:
+    def refusing(self, request: Request, status: int) -> None:
+        """Before the client can know it: a service that is killed just then cannot say so any more."""
+        self._log.write(what="refusing", attempt=request.attempt, status=status, at=logs.now())
+
+    def answered(self, request: Request, status: int, *, whole: bool) -> None:
         request.answered = True
-        self._log.write(what="answered", attempt=request.attempt, status=status, at=logs.now())
+        self._log.write(what="answered", attempt=request.attempt, status=status, whole=whole, at=logs.now())
 
     def gone(self, request: Request) -> None:
         """The client has closed the connection after this attempt, the last one on it."""
@@ -178,8 +182,10 @@ class Conversation(asyncio.Protocol):
         if self._transport.is_closing():
             return
         headers += f"Content-Type: application/json\r\nContent-Length: {length or len(body)}\r\n\r\n"
+        if status >= 400:
+            self._service.refusing(request, status)
         self._transport.write(f"HTTP/1.1 {status} X\r\n{headers}".encode("ascii") + body)
-        self._service.answered(request, status)
+        self._service.answered(request, status, whole=length is None)
 
     def reset(self) -> None:
         self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -380,6 +380,28 @@ def test_an_answer_to_a_client_that_has_left_is_a_lost_answer(gone_after: Option
     assert ("repeats have a reason" in judge(made).broken) is broken
 
 
+def test_half_an_answer_is_none() -> None:
+    """The client cannot know what it says, however long the service takes to close the connection."""
+    made = evidence()
+    send(made, "0.9", "a/2", "b", at=1950)
+    assert "repeats have a reason" in judge(made).broken
+
+    lines(made, "server", attempt="0.3", what="answered")[0]["whole"] = False
+
+    assert "repeats have a reason" not in judge(made).broken
+
+
+def test_a_service_that_was_killed_while_it_refused_has_refused() -> None:
+    """The client may have got the answer, although the service could not write down any more that it sent it."""
+    made = evidence()
+    forget(made, "server", attempt="0.4", what="answered")
+    assert "the dead have a reason" in judge(made).broken
+
+    made.server.append({"what": "refusing", "attempt": "0.4", "status": 404, "at": 1315 * MS})
+
+    assert "the dead have a reason" not in judge(made).broken
+
+
 def test_what_a_killed_service_had_not_answered_is_no_longer_under_way() -> None:
     """The connections end with the service, which cannot write that down any more."""
     made = evidence()
