@@ -124,10 +124,12 @@ class Columns:
 
 def of_events(events: Sequence[Event]) -> Optional[Columns]:
     """The columns of these events, of which there is one at least; None where rows do better."""
+    if len(events) < 2:
+        return None
     numbers, envelopes, amounts, metadata, times = map(list, zip(*events))
     keys: List[Any] = [tuple(one) if type(one) is dict else type(one) for one in metadata]
     shapes = list(dict.fromkeys(keys))
-    if len(shapes) > min(_MOST_SHAPES, (len(events) + 1) // 2) or () in shapes:
+    if len(shapes) > min(_MOST_SHAPES, len(events) // 2) or () in shapes:
         return None
     if len(shapes) == 1:
         which, found = [0] * len(events), [_shape(shapes[0], metadata)]

@@ -71,6 +71,7 @@ class Pace:
         self._answers += 1
         self._times.append(seconds)
         if len(self._times) >= max(_WINDOW, self.limit):
+            # Not by `statistics`, which takes longer to import than most of this package.
             median, self._times = sorted(self._times)[len(self._times) // 2], []
             self._compare(now, median)
         if self._lowest < float("inf"):  # not before it is known what is fast

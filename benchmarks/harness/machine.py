@@ -32,7 +32,7 @@ def describe() -> Dict[str, Any]:
 def line(machine: Dict[str, Any]) -> str:
     """The same for people."""
     load = " ".join(str(value) for value in machine["load"])
-    taken = " and ".join(f"{one:.0f}" for one in machine.get("additions_ms", ())) or "an unknown number of"
+    taken = " and ".join(f"{one:.0f}" for one in machine["additions_ms"])
     return (
         f"{machine['python']}, SQLite {machine['sqlite']}, {machine['system']}, {machine['processor']}, "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB, load {load}, "

@@ -31,6 +31,7 @@ def make_section() -> Section:
         "cores": 2,
         "memory_gib": 4.0,
         "load": [0.1],
+        "additions_ms": [40.0, 41.0],
         "time": "2025-11-25",
     }
     return section

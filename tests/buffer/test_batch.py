@@ -123,6 +123,7 @@ def test_events_whose_keys_differ_are_written_by_rows() -> None:
     """Columns would take longer, and as many bytes."""
     for form in _batch.FORMATS:
         assert _batch.encode("rec", 1, events_by(form, 500)).value[0] == form
+    assert _batch.encode("rec", 1, [make_event()]).value[0] == _batch.ROWS  # nor do they serve an event alone
 
 
 def test_a_batch_says_what_it_counts_for() -> None:
@@ -293,6 +294,7 @@ def test_a_post_sends_the_same_bytes_each_time(metadata: Metadata) -> None:
     """Before and after storing, today and after a restart, the body under one key is the same, byte for byte."""
     event = make_event(1, 5, metadata)
     first = _batch.decode(_batch.encode("rec", 1, [event]).value)[0]
+    assert _batch.decode(_batch.encode("rec", 1, [event, event]).value) == [first, first]
 
     again = _batch.decode(_batch.encode_posts("x", _batch.decode(_batch.encode_posts("y", [first]).value)).value)[0]
 
