@@ -1,4 +1,4 @@
-"""A batch of events as one value of the spool: compressed JSON behind a version, a flag and a checksum.
+"""A batch of events as one value of the spool: compressed text behind a version, a flag and a checksum.
 
     byte 0      format: 1 by rows, 2 by columns
     byte 1      1 when the payload is compressed with zlib, else 0
@@ -6,7 +6,6 @@
     the rest    the payload: by rows
                 ["<recorder>", [[number, envelope_id, amount, metadata, milliseconds, events?], ...]]
                 or, as a rule, by columns, see `_columns`
-                ["<recorder>", [shapes, which, envelopes, numbers, amounts, first, later]]
 
 `metadata` is null, an object, or a string that holds JSON text. `events` stands there only when the POST counts for
 more than one event. Nothing here is ever pickled, so reading a hostile file runs no code.
@@ -108,9 +107,10 @@ def encode(
     if not is_sealed:
         key_field = None
     columns = _columns.of_events(events) if key_field is None else None
-    if columns is None:
+    payload = None if columns is None else columns.payload(recorder)
+    if columns is None or payload is None:
         return encode_rows(recorder, batch_number, rows_of(recorder, events, key_field), is_sealed=is_sealed)
-    value = _seal(COLUMNS, [recorder, columns.written()])
+    value = _seal(COLUMNS, payload)
     return EncodedBatch(f"{recorder}/{batch_number}", len(events), sum(columns.amounts), value, is_sealed)
 
 
@@ -131,7 +131,8 @@ def rows_of(recorder: str, events: Sequence[Event], key_field: Optional[str]) ->
 def encode_rows(recorder: str, batch_number: int, rows: Sequence[Row], *, is_sealed: bool) -> EncodedBatch:
     """The batch of these rows as they are."""
     units = sum(row[2] for row in rows)
-    return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, _seal(ROWS, [recorder, rows]), is_sealed)
+    value = _seal(ROWS, _json_writer.write([recorder, rows]))
+    return EncodedBatch(f"{recorder}/{batch_number}", len(rows), units, value, is_sealed)
 
 
 def encode_posts(batch_id: str, posts: Sequence[Post]) -> EncodedBatch:
@@ -141,7 +142,7 @@ def encode_posts(batch_id: str, posts: Sequence[Post]) -> EncodedBatch:
         for post in posts
     ]
     events, units = sum(post.events for post in posts), sum(post.amount for post in posts)
-    return EncodedBatch(batch_id, events, units, _seal(ROWS, ["", rows]))
+    return EncodedBatch(batch_id, events, units, _seal(ROWS, _json_writer.write(["", rows])))
 
 
 def with_key(metadata: Metadata, field: str, key: str) -> Metadata:
@@ -166,8 +167,7 @@ def has_key(post: Post, field: str) -> bool:
     return metadata is not None and metadata.get(field) == post.key
 
 
-def _seal(form: int, content: Sequence[object]) -> bytes:
-    payload = _json_writer.write(content)
+def _seal(form: int, payload: bytes) -> bytes:
     compressed = len(payload) > _WORTH_COMPRESSING
     if compressed:
         compressor = zlib.compressobj(_FASTEST, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
@@ -232,8 +232,8 @@ def _open(value: bytes) -> Tuple[Any, Any]:
             raise CorruptBatchError("checksum differs")
         if compressed:
             payload = _inflate(payload)
-        recorder, rows = json.loads(payload)
-        return recorder, rows if form == ROWS else _columns.read(rows)
+        recorder, rows = json.loads(payload) if form == ROWS else _columns.read(payload)
+        return recorder, rows
     except (struct.error, zlib.error, ValueError, TypeError, RecursionError) as error:
         raise CorruptBatchError(str(error)) from None
 

@@ -11,7 +11,7 @@ class Costs:
     """Unit costs; times in microseconds of CPU unless said otherwise.
 
     Attributes:
-        encode_event: recording host: an event in a batch (`_batch.encode`: 0.9 without metadata to 2.3).
+        encode_event: recording host: an event in a batch (`_batch.encode`: 0.4 without metadata to 0.6; by rows 2.4).
         publish_batch: recording host: one script call by redis-py, and what a batch costs beside its events.
         engine_batch: engine: the script that takes a batch in, with its persistence.
         engine_kib: engine: more of it for each KiB.
@@ -26,7 +26,7 @@ class Costs:
         busy: how much of a core is planned to be used; the rest is for peaks.
     """
 
-    encode_event: float = 1.8
+    encode_event: float = 0.6
     publish_batch: float = 110.0
     engine_batch: float = 60.0
     engine_kib: float = 6.0

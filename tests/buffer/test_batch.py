@@ -7,7 +7,7 @@ import json
 import random
 import struct
 import zlib
-from typing import Any, List, Union
+from typing import Any, List, Sequence, Union
 
 import pytest
 
@@ -70,7 +70,14 @@ KINDS: List[Metadata] = [
     {"e": 7},
     {"f": 7},
     {"g": 7},
+    {"a": ""},
+    {"a": "one\nof two lines"},
+    {"a": "\n"},
+    {"a": "a carriage\rreturn, \x0b, \x1c and \x85"},  # what splitlines() would take for the end of a line
+    {"a": "x", "b": 1},
     '{"a":1.0}',
+    '{"a":"\u2028ü"}',
+    '{"a":\n1}',
     "{'a': 1}",  # as Python would print the second
 ]
 
@@ -107,6 +114,25 @@ def test_what_is_written_by_columns_comes_back_as_if_it_were_by_rows() -> None:
         ]
         by_columns += batch.value[0] == _batch.COLUMNS
     assert by_columns > 200
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [{"a": 1, "b": 2}, {"b": 3, "a": 4}],
+        [{"a": 1, "b": 2}, {"a": 3}, {"b": 4}, {"a": 5, "b": 6}],  # ab, again and again, but not in each
+        [{"a": 1}, {"a": 2, "b": 3}],
+        [{"a": "1"}, {"a": 1}],
+        [{"a": 1}, None],
+    ],
+)
+def test_metadata_that_nearly_has_one_shape_comes_back_as_it_was(kinds: List[Metadata]) -> None:
+    """The same keys in another order, a key more or less, text and numbers."""
+    events = [make_event(number, 1, metadata) for number, metadata in enumerate(kinds * 10)]
+
+    posts = _batch.decode(_batch.encode("rec", 1, events).value)
+
+    assert [repr(post.metadata) for post in posts] == [repr(metadata) for metadata in kinds * 10]
 
 
 def test_posts_of_one_kind_share_nothing() -> None:
@@ -185,17 +211,20 @@ COLUMNS = {
     "numbers": [4, 5, "mine", 3],
     "amounts": [5, 6, 7, 8],
     "first": 1000,
-    "later": [0, 1, -1, 2],
+    "later": [0, 1, -1],
+    "together": [1, 2, 1],
 }
 
 
-def columns(**changed: Any) -> bytes:
-    return sealed(["rec", list({**COLUMNS, **changed}.values())], form=2)
+def columns(*below: str, **changed: Any) -> bytes:
+    """With these lines below the first."""
+    first = json.dumps(["rec", list({**COLUMNS, **changed}.values())])
+    return sealed("\n".join([first, *below]).encode("utf-8", "surrogateescape"), form=2)
 
 
-def shaped(*first: Any) -> bytes:
+def shaped(*first: Any, below: Sequence[str] = ()) -> bytes:
     """With another first shape."""
-    return columns(shapes=[list(first), *SHAPES[1:]])
+    return columns(*below, shapes=[list(first), *SHAPES[1:]])
 
 
 FOREIGN = {
@@ -230,9 +259,25 @@ FOREIGN = {
     "the amount of all as a fraction": columns(amounts=5.5),
     "an amount too many": columns(amounts=[5, 6, 7, 8, 9]),
     "a first moment that is text": columns(first="1000"),
-    "a moment that is text": columns(later=[0, 1, "2", 3]),
-    "a moment missing": columns(later=[0, 1, 2]),
-    "moments that are text": columns(later="0123"),
+    "a moment that is text": columns(later=[0, 1, "2"]),
+    "a moment missing": columns(later=[0, 1]),
+    "moments that are text": columns(later="012"),
+    "no moments": columns(later=[], together=[]),
+    "an event too few together": columns(together=1),
+    "no event together": columns(together=[2, 2, 0]),
+    "fewer together than none": columns(together=[2, 3, -1]),
+    "a true number together": columns(together=[1, 2, True]),
+    "numbers together that are text": columns(together="121"),
+    "events without end": columns(
+        shapes=[[None, None]], which=0, envelopes="env", numbers=1, amounts=1, later=[0], together=2_000_000
+    ),
+    "a line too many": columns("env_1"),
+    "an empty line too many": columns(""),
+    "a line too few": shaped(["a", "b"], [[1, 2], None], below=["x"]),
+    "a line too many of a shape": shaped(["a", "b"], [[1, 2], None], below=["x", "y", "z"]),
+    "lines that are no text": shaped(["a", "b"], [[1, 2], None], below=["x", "\udcff"]),
+    "no envelopes": columns(envelopes=None),
+    "keys for more lines than there are": shaped(["a", "b", "c"], [None] * 2, below=["x"] * 4),
     "an unknown format": sealed(["rec", [ROW]], form=3),
     "an unknown flag": sealed(["rec", [ROW]], flag=2),
     "no JSON": sealed(b"\x80\x04."),
@@ -272,12 +317,25 @@ def test_a_batch_by_columns_that_somebody_else_made_is_read() -> None:
     assert [tuple(post) for post in _batch.decode(columns())] == [
         ("rec-4", "env_1", 5, {"a": 1, "b": "x"}, 1.0, 1),
         ("rec-5", "env_1", 6, '{"a":[1]}', 1.001, 1),
-        ("mine", "env_2", 7, None, 0.999, 1),
-        ("rec-3", "env_2", 8, {"a": 2, "b": None}, 1.002, 1),
+        ("mine", "env_2", 7, None, 1.001, 1),
+        ("rec-3", "env_2", 8, {"a": 2, "b": None}, 0.999, 1),
     ]
-    same = _batch.decode(columns(envelopes="env", numbers=7, amounts=2))
-    assert [(post.key, post.envelope_id, post.amount) for post in same] == [
-        (f"rec-{number}", "env", 2) for number in range(7, 11)
+    same = _batch.decode(columns(envelopes="env", numbers=7, amounts=2, later=[0, 1], together=2))
+    assert [(post.key, post.envelope_id, post.amount, post.recorded_at) for post in same] == [
+        (f"rec-{number}", "env", 2, 1 + (number > 8) / 1000) for number in range(7, 11)
+    ]
+
+
+def test_columns_of_text_are_lines_below_the_first() -> None:
+    """First the envelopes, then shape by shape; what is empty is an empty line."""
+    text = ["env_1", "env_1", "env_2", "env_ü", "", "y", "{}"]
+    shapes = [[["a", "b"], [[1, 2], None]], [None, [None]], [None, None]]
+
+    assert [tuple(post)[1:4] for post in _batch.decode(columns(*text, shapes=shapes, envelopes=None))] == [
+        ("env_1", 5, {"a": 1, "b": ""}),
+        ("env_1", 6, "{}"),
+        ("env_2", 7, None),
+        ("env_ü", 8, {"a": 2, "b": "y"}),
     ]
 
 
