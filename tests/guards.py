@@ -301,6 +301,13 @@ GUARDS: List[Guard] = [
         "tests/buffer/test_batch.py",
     ),
     Guard(
+        "what is no ASCII takes no more bytes than in UTF-8",
+        "_json_writer.py",
+        "json.JSONEncoder(ensure_ascii=False, separators",
+        "json.JSONEncoder(separators",
+        "tests/buffer/test_batch.py",
+    ),
+    Guard(
         "a bound for what a batch unpacks to",
         "_batch.py",
         "inflater.decompress(payload, _LARGEST_PAYLOAD)",

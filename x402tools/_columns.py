@@ -143,7 +143,9 @@ class Columns:
             later,
             together[0] if _are_one(together) else together,
         ]
-        return _LINE.join([_json_writer.write([recorder, content]), *(text.encode("utf-8") for text in below)])
+        return _LINE.join(
+            [_json_writer.write([recorder, content]), *(text.encode("utf-8", "surrogatepass") for text in below)]
+        )
 
 
 def of_events(events: Sequence[Event]) -> Optional[Columns]:
@@ -204,7 +206,7 @@ def read(payload: bytes) -> Tuple[Any, Columns]:
     Raises:
         TypeError, ValueError: that was not written here.
     """
-    lines = iter(payload.decode("utf-8").split(_BREAK))
+    lines = iter(payload.decode("utf-8", "surrogatepass").split(_BREAK))
     recorder, (shapes, which, envelopes, numbers, amounts, first, later, together) = json.loads(next(lines))
     moments = _read_moments(first, later, together)
     count = len(moments)

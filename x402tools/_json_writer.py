@@ -21,21 +21,22 @@ def _orjson_dumps() -> Any:
 
 _dumps = _orjson_dumps()
 
-# Made once: `json.dumps` makes another encoder for each call that wants anything but its defaults.
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+# Made once: `json.dumps` makes another encoder for each call that wants anything but its defaults. In UTF-8, as a
+# character beyond ASCII would take up to three times as much, and the largest batch more than is read back.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def with_json(value: Any) -> bytes:
-    """The value as JSON, in ASCII.
+    """The value as JSON, in UTF-8; half a surrogate pair, which `json` reads too, as three bytes of its own.
 
     Raises:
         TypeError, ValueError: JSON cannot say it.
     """
-    return _encode(value).encode("ascii")
+    return _encode(value).encode("utf-8", "surrogatepass")
 
 
 def with_orjson(value: Any) -> bytes:
-    """The same in UTF-8, by orjson; by json where orjson does not want to."""
+    """The same by orjson; by json where orjson does not want to."""
     try:
         return bytes(_dumps(value))
     except TypeError:  # a number of more than 64 bits, for example

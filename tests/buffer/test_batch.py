@@ -12,9 +12,10 @@ from typing import Any, List, Sequence, Union
 import pytest
 
 from tests.buffer.helpers import make_event
-from x402tools import _batch
+from x402tools import _batch, _event, _json_writer
 from x402tools._batch import CorruptBatchError, Post
 from x402tools._event import LARGEST_AMOUNT, Event, Metadata, snapshot_metadata
+from x402tools._settings import LONGEST_KEY_FIELD
 
 METADATA: List[Any] = [
     None,
@@ -337,6 +338,31 @@ def test_columns_of_text_are_lines_below_the_first() -> None:
         ("env_2", 7, None),
         ("env_ü", 8, {"a": 2, "b": "y"}),
     ]
+
+
+def test_a_character_takes_as_many_bytes_as_in_utf_8() -> None:
+    """Without orjson too; and half a surrogate pair comes back, whoever recorded it."""
+    assert _json_writer.with_json("üüü") == '"üüü"'.encode()
+    assert json.loads(_json_writer.with_json("\ud800")) == "\ud800"
+    events = [make_event(number, 1, {"a": "\ud800"}) for number in range(3)]
+    assert [post.metadata for post in _batch.decode(_batch.encode("rec", 1, events).value)] == [{"a": "\ud800"}] * 3
+
+
+@pytest.mark.parametrize("text", ["x", "ü", '"'])
+def test_a_batch_of_the_largest_events_there_are_comes_back(text: str) -> None:
+    """As many as there are in one, each with 64 KiB of metadata, whatever that is made of, and the longest ids."""
+    size = len(json.dumps(text, ensure_ascii=False).encode("utf-8")) - 2
+    metadata = snapshot_metadata({"a": text * ((_event.LARGEST_METADATA - 8) // size)})
+    envelope_id, key = "🚀" * _event.LONGEST_ID, '"' * 255
+    event = (key, envelope_id, LARGEST_AMOUNT, metadata, 1_700_000_000.0)
+    events: List[Event] = [event] * _batch.MOST_EVENTS
+    posts = _batch.decode(_batch.encode("rec", 1, events).value)
+
+    assert len(posts) == len(events)
+    assert set(posts) == {Post(key, envelope_id, LARGEST_AMOUNT, metadata, 1_700_000_000.0)}
+    assert set(_batch.decode(_batch.encode_posts("again", posts).value)) == set(posts)
+    with_keys = _batch.decode(_batch.encode("rec", 1, events, key_field='"' * LONGEST_KEY_FIELD).value)
+    assert len(set(with_keys)) == 1
 
 
 def test_a_bomb_is_refused() -> None:
