@@ -287,6 +287,13 @@ GUARDS: List[Guard] = [
         "tests/buffer/test_batch.py",
     ),
     Guard(
+        "metadata by columns has a column",
+        "_columns.py",
+        "    if not columns:\n        raise ValueError",
+        "    if False:\n        raise ValueError",
+        "tests/buffer/test_batch.py",
+    ),
+    Guard(
         "columns have no lines but their own",
         "_columns.py",
         "if next(lines, None) is not None:",

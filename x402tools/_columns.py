@@ -260,6 +260,8 @@ def _read_shape(lines: Iterator[str], size: int, keys: Any, columns: Any) -> Sha
         (texts,) = columns
         _check(size, {str}, texts)
         return Shape(None, columns)
-    _check(len(columns) or 1, {str}, keys)
+    if not columns:
+        raise ValueError("metadata that is empty is none")
+    _check(len(columns), {str}, keys)
     _check(size, _PLAIN, *columns)
     return Shape(tuple(keys), columns)

@@ -245,6 +245,7 @@ FOREIGN = {
     "keys that are text": shaped("ab", [[1, 2], ["x", None]]),
     "a key too many": shaped(["a", "b", "c"], [[1, 2], ["x", None]]),
     "no keys": shaped([], []),
+    "a key and no values": shaped(["a"], []),
     "keys without columns": shaped(["a"], None),
     "a value too few": shaped(["a", "b"], [[1, 2], ["x"]]),
     "a value that is a list": shaped(["a", "b"], [[1, [2]], ["x", None]]),
@@ -300,6 +301,53 @@ def test_what_was_not_written_here_is_refused(name: str) -> None:
     """A checksum proves no author: a format, a flag or a type that is not ours is refused as damaged."""
     with pytest.raises(CorruptBatchError):
         _batch.decode(FOREIGN[name])
+
+
+PIECES = [
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b"-1",
+    b"0",
+    b"1e9",
+    b"1.5",
+    b'""',
+    b"\n",
+    b"9" * 20,
+    b",",
+    b"[",
+    b"]",
+    b"\xff",
+]
+
+
+def made_up(draw: random.Random) -> bytes:
+    """A batch as it is written, changed in a few places by somebody who knows the checksum."""
+    value = _batch.encode("rec", 1, drawn_events(draw)[:12]).value
+    content = bytearray(_batch._inflate(value[6:]) if value[1] else value[6:])
+    for _ in range(draw.randint(1, 4)):
+        start, end = sorted(draw.choices(range(len(content) + 1), k=2))
+        if draw.random() < 0.3:
+            content[start:start] = content[start:end]
+        else:
+            content[start : start + draw.randint(0, 6)] = draw.choice(PIECES)
+    return sealed(bytes(content), form=value[0])
+
+
+def test_what_was_made_up_is_refused_or_is_what_could_have_been_recorded() -> None:
+    """No other error comes out of reading it: the thread that delivers would stop at this batch for ever."""
+    refused = 0
+    for seed in range(5000):
+        try:
+            posts = _batch.decode(made_up(random.Random(seed)))
+        except CorruptBatchError:
+            refused += 1
+            continue
+        assert {int} == set(map(type, (post.amount for post in posts))), seed
+        assert {str} == set(map(type, (post.envelope_id for post in posts))), seed
+        assert {type(None), dict, str}.issuperset(map(type, (post.metadata for post in posts))), seed
+    assert 4000 < refused < 5000
 
 
 def test_a_batch_can_be_read_by_anything_that_reads_zlib() -> None:
