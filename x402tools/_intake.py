@@ -163,9 +163,11 @@ class Intake:
     def stored(self) -> None:
         """The writer ends a turn, and everything that was taken is in the spool."""
 
-    def tend(self, writing: ContextManager[object]) -> Optional[str]:  # noqa: ARG002 - see `_journal`
-        """What has to be done now and then, by the writer's thread without its lock, which this is. What people should
-        know."""
+    def tend(self, writing: ContextManager[object]) -> None:
+        """What has to be done now and then, by the writer's thread without its lock, which this is."""
+
+    def take_notice(self) -> Optional[str]:
+        """What people should know, once. Takes no lock: the main thread asks too, see `_desk`."""
         return None
 
     def noted(self) -> int:

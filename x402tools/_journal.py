@@ -84,7 +84,7 @@ class JournalledIntake(Intake):
         self._full: Deque[Tuple[Segment, int]] = deque()  # segments before the one that is written to; their last place
         self._anew_at = self._try_at = 0.0  # moments of time.monotonic()
         self._why: Optional[Exception] = None  # it fails, to be told
-        self._has_told = False
+        self._untold = [True]  # empty when it was told
         self._work_again(None)
         self._written = Bell()
         self._begin_to_write_for_the_main_thread()
@@ -215,13 +215,22 @@ class JournalledIntake(Intake):
     def noted(self) -> int:
         return sum(len(events) for step, events in self._steps() if step.is_noted)
 
-    def tend(self, writing: ContextManager[object]) -> Optional[str]:
+    def take_notice(self) -> Optional[str]:
+        if self._why is None or not self._untold:
+            return None
+        try:
+            self._untold.pop()
+        except IndexError:
+            return None  # another thread came first, and tells it
+        return f"the journal beside the spool cannot be written ({self._why}): events wait for a commit"
+
+    def tend(self, writing: ContextManager[object]) -> None:
         """See `Intake`: takes out of the files what is stored, and puts one that failed to work again.
 
         Nobody waits for this when the disk does not answer, but where a file is to work again.
         """
         if self._current().state == CLOSED:
-            return None
+            return
         stored, now, step = self._stored_up_to, time.monotonic(), self._current()
         self._files.mark(stored)
         if step.state == FAILS and now >= self._try_at:
@@ -234,10 +243,6 @@ class JournalledIntake(Intake):
             self._anew_at = now + _ANEW_EVERY
             self._begin_another(step)
         self._remove(stored)
-        if self._why is None or self._has_told:
-            return None
-        self._has_told = True
-        return f"the journal beside the spool cannot be written ({self._why}): events wait for a commit"
 
     def end(self, *, all_stored: bool) -> bool:
         """Nothing more is written. Deletes the files when all of it is in the spool, or else leaves them to be found.

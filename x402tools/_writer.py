@@ -268,9 +268,7 @@ class Writer:
 
     def _turn(self) -> bool:
         complete = self.commit()
-        trouble = self._intake.tend(self._lock)
-        if trouble is not None:
-            self._on_mended(trouble)
+        self._intake.tend(self._lock)
         return complete
 
     def _look_around(self) -> bool:
@@ -372,6 +370,9 @@ class Writer:
     def _report(self) -> None:
         for notice in self._store.take_notices():
             self._on_mended(notice)
+        of_journal = self._intake.take_notice()  # asked by whoever commits: nobody else may come to it before the end
+        if of_journal is not None:
+            self._on_mended(of_journal)
         trouble = self._store.trouble
         if (trouble is not None) != self._in_trouble:
             self._in_trouble = trouble is not None

@@ -100,7 +100,8 @@ TOLD: List[Optional[str]] = []  # what people should know
 def all_stored(intake: JournalledIntake) -> None:
     """As the writer does when it has stored what it took."""
     intake.stored()
-    TOLD.append(intake.tend(threading.RLock()))
+    intake.tend(threading.RLock())
+    TOLD.append(intake.take_notice())
 
 
 # -- what a process that is gone left ------------------------------------------------------------------------------

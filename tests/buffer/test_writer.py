@@ -10,6 +10,7 @@ from typing import List, Sequence
 from x402tools._batch import EncodedBatch
 from x402tools._desk import Desk
 from x402tools._intake import Intake
+from x402tools._journal import JournalledIntake
 from x402tools._reserve import Reserve
 from x402tools._spool import Spool
 from x402tools._store import Tally
@@ -71,5 +72,23 @@ def test_under_traffic_commits_begin_no_more_often_than_every_ten_milliseconds(t
     # Measured near the end of commits, of which the first may have taken longer than the last.
     assert stored[19] - stored[0] > 19 * COMMIT_EVERY * 0.8
     writer.stop(time.monotonic() + 10)
+    desk.close()
+    store.close()
+
+
+def test_who_commits_tells_that_the_journal_does_not_work(tmp_spool: pathlib.Path) -> None:
+    """Once, and not the thread alone: the commit at the end may be the first to find it out."""
+    intake = JournalledIntake(1000, str(tmp_spool.with_name("not there") / "usage.db"), lambda *_: b"")
+    store = Reserve(Spool(str(tmp_spool), sync="FULL", max_bytes=2**30))
+    desk = Desk(lambda: False)
+    told: List[str] = []
+    writer = Writer(intake, store, desk, "commit", lambda _: None, lambda _: None, told.append)
+
+    writer.commit()
+    writer.commit()
+
+    (line,) = told
+    assert "the journal beside the spool cannot be written" in line
+    intake.end(all_stored=True)
     desk.close()
     store.close()
