@@ -32,7 +32,7 @@ from x402tools._event import Event, Metadata
 Row = Tuple[Union[int, str], str, int, Metadata, int]  # of an event; the last is milliseconds since 1970
 
 _MOST_SHAPES = 8  # beyond that, rows are as fast
-_MOST_EVENTS = 1_000_000  # there are never so many; a file that somebody made up cannot say that there are more
+_MOST_EVENTS = 10_000  # twenty times what a batch has; a file that somebody made up cannot say that there are more
 _PLAIN = {str, int, bool, type(None)}  # what stands in metadata that is a dict, see `_event.snapshot_metadata`
 _BREAK = "\n"
 _LINE = _BREAK.encode("ascii")
@@ -158,12 +158,12 @@ def of_events(events: Sequence[Event]) -> Optional[Columns]:
     if shape is not None:
         return Columns([shape], [0] * len(events), envelopes, numbers, amounts, moments)
     keys: List[Any] = [tuple(one) if type(one) is dict else type(one) for one in metadata]
-    places = {shape: place for place, shape in enumerate(dict.fromkeys(keys))}
+    places = {kind: place for place, kind in enumerate(dict.fromkeys(keys))}
     if len(places) > min(_MOST_SHAPES, len(events) // 2):
         return None
-    shapes = [_shape([one for one, its in zip(metadata, keys) if its == shape]) for shape in places]
+    shapes = [_shape([one for one, its in zip(metadata, keys) if its == kind]) for kind in places]
     found = [shape for shape in shapes if shape is not None]
-    if len(found) < len(shapes):
+    if len(found) < len(shapes):  # metadata that is empty has none
         return None
     return Columns(found, [places[its] for its in keys], envelopes, numbers, amounts, moments)
 

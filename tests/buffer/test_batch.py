@@ -271,7 +271,7 @@ FOREIGN = {
     "a true number together": columns(together=[1, 2, True]),
     "numbers together that are text": columns(together="121"),
     "events without end": columns(
-        shapes=[[None, None]], which=0, envelopes="env", numbers=1, amounts=1, later=[0], together=2_000_000
+        shapes=[[None, None]], which=0, envelopes="env", numbers=1, amounts=1, later=[0], together=20_000
     ),
     "a line too many": columns("env_1"),
     "an empty line too many": columns(""),
